@@ -1,0 +1,139 @@
+"""The command line: `stillhouse`.
+
+Every command exits 0 only when what it was asked for is done, 3 when it is done but for pending units, 130 when it was
+interrupted; errors are one or two lines that name the remedy, with no traceback unless --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import flows.inspect as inspect_commands
+import flows.standalone as standalone_commands
+from flows.errors import RecipeError, UsageError
+from flows.launch import EXIT_INTERRUPTED, LaunchFailed, launch
+from flows.steps import STAGES
+from sandbox import SandboxError
+from storage.errors import StorageError
+from tasks.errors import StageError
+from tasks.student import TrainingFailed
+from tasks.teachers.teacher import TeacherError
+
+KNOWN_ERRORS = (
+    RecipeError, UsageError, StorageError, StageError, SandboxError, TeacherError, TrainingFailed, LaunchFailed,
+)  # fmt: skip
+
+app = typer.Typer(
+    name="stillhouse",
+    help="A data factory for reasoning distillation: questions → teachers' traces → verdicts → grades → a training set → a student.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe (YAML); ready-made ones lie in deploy/recipes/.")]
+WorkspaceOption = Annotated[
+    Path | None, typer.Option("--workspace", "-w", help="Folder of the data set; default: the recipe's, or workspaces/NAME.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as --set curate.heldout=0.1.")
+]
+TeacherOption = Annotated[list[str] | None, typer.Option("--teacher", help="Ask only this teacher; may be repeated.")]
+STAGE_NAMES = ", ".join(STAGES)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    if debug:
+        os.environ["STILLHOUSE_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    workspace: WorkspaceOption = None,
+    until: Annotated[str | None, typer.Option(help=f"Last stage: {STAGE_NAMES}.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Make everything from this stage on again.")] = None,
+    teacher: TeacherOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run a recipe, or go on where the last run stopped. Only what is missing or changed is made."""
+    raise typer.Exit(launch(recipe, workspace, set_, until=until, redo_from=from_, teachers=teacher))
+
+
+@app.command()
+def demo(
+    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of the demo's data set.")] = Path(
+        "workspaces/demo"
+    ),
+    set_: SetOption = None,
+) -> None:
+    """The whole road with an embedded teacher: questions, traces, verdicts, a data set, a trained student, a report."""
+    recipe = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "demo.yaml"
+    raise typer.Exit(launch(recipe, workspace, set_))
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    def command(
+        recipe: RecipeArgument,
+        workspace: WorkspaceOption = None,
+        teacher: TeacherOption = None,
+        redo: Annotated[bool, typer.Option("--redo", help="Make it again, changed or not.")] = False,
+        set_: SetOption = None,
+    ) -> None:
+        raise typer.Exit(
+            launch(recipe, workspace, set_, only=stage, redo_from=stage if redo else None, teachers=teacher)
+        )
+
+    command.__doc__ = f"{summary} One stage of `run`; its input must be there."
+    app.command(name=stage)(command)
+
+
+for _stage, _summary in (
+    ("ingest", "Read the sources into questions."),
+    ("curate", "Filter, de-duplicate and decontaminate the questions."),
+    ("generate", "Ask the teachers for what is missing."),
+    ("grade", "Compute pass rates, CV and difficulty."),
+    ("select", "Choose the training examples."),
+    ("export", "Write the data set that a trainer loads."),
+    ("train", "Train the student."),
+    ("evaluate", "Measure the student before and after on held-out questions."),
+):
+    _stage_command(_stage, _summary)
+
+inspect_commands.add_to(app)
+standalone_commands.add_to(app)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Known faults in one or two lines; all of them with a traceback under --debug."""
+    errors = Console(stderr=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("interrupted; run the same command again to go on", style="yellow")
+        sys.exit(EXIT_INTERRUPTED)
+    except KNOWN_ERRORS as fault:
+        if os.environ.get("STILLHOUSE_DEBUG"):
+            raise
+        errors.print(f"error: {fault}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    with _plain_errors():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`doctor`: what of the machine Stillhouse can use, and how to mend what it can't."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+
+from sandbox import Sandbox, SandboxError, self_test
+from tasks.teachers.smollm2 import model_path
+from tasks.teachers.teacher import TeacherError
+
+MIN_FREE_GB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. `absent` is a part that not everybody needs; `broken` one that the demo needs."""
+
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    detail: str
+    remedy: str = ""
+
+
+def check_all() -> list[Finding]:
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python, _engine_and_sandbox, _packaged_model, _gpu, _vllm, _prefect, _disk,
+    )  # fmt: skip
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < (3, 11):
+        return Finding("Python", "broken", version, "install Python 3.11 or newer and run deploy/setup.sh again")
+    return Finding("Python", "ok", f"{version} in {sys.prefix}")
+
+
+def _engine_and_sandbox() -> Finding:
+    try:
+        with Sandbox(containers=1) as sandbox:
+            results = self_test(sandbox)
+            version = sandbox.version()
+    except SandboxError as fault:
+        return Finding("sandbox", "broken", str(fault), "run deploy/setup.sh: it starts the engine and makes the image")
+    wrong = [f"{one.expected}: {one.got}" for one in results if not one.passed]
+    if wrong:
+        return Finding("sandbox", "broken", f"self-test failed: {', '.join(wrong)}", "make the image again: "
+                       "docker rmi stillhouse-sandbox:core, then deploy/setup.sh")  # fmt: skip
+    return Finding("sandbox", "ok", f"{version}; self-test: {len(results)} of {len(results)} verdicts right")
+
+
+def _packaged_model() -> Finding:
+    try:
+        return Finding("demo teacher", "ok", str(model_path()))
+    except TeacherError as fault:
+        return Finding("demo teacher", "broken", str(fault), "run deploy/setup.sh")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+        return Finding("GPU", "ok", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")
+    return Finding("GPU", "absent", "none seen by torch; small models run on the CPU")
+
+
+def _vllm() -> Finding:
+    if importlib.util.find_spec("vllm"):
+        return Finding("vLLM", "ok", "in this environment")
+    command = shutil.which("vllm")
+    if command:
+        return Finding("vLLM", "ok", command)
+    return Finding("vLLM", "absent", "not installed; needed only to serve teachers on GPUs",
+                   "pip install 'stillhouse[vllm]', or point a teacher's base_url at a server")  # fmt: skip
+
+
+def _prefect() -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Finding("Prefect server", "absent", "PREFECT_API_URL is not set; runs use a temporary server",
+                       "for schedules and the UI: prefect server start, then set PREFECT_API_URL")  # fmt: skip
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return Finding("Prefect server", "ok", url)
+    except (URLError, OSError, ValueError) as fault:
+        return Finding("Prefect server", "broken", f"{url}: {fault}", "start it, or unset PREFECT_API_URL")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    if free < MIN_FREE_GB:
+        return Finding("disk", "broken", f"{free:.1f} GB free here", f"free at least {MIN_FREE_GB} GB")
+    return Finding("disk", "ok", f"{free:.0f} GB free here")

@@ -1,0 +1,216 @@
+"""Commands that look and change nothing: plan, status, show, sql, report, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.doctor import check_all
+from flows.errors import UsageError
+from flows.estimate import estimate
+from flows.launch import funnel_table, launch
+from flows.recipe import LoadedRecipe, check_recipe, load_recipe
+from flows.run import Wish
+from flows.run import plan as plan_run
+from flows.status import StepStatus, recipe_status, workspace_status
+from storage.database import open_views
+from storage.workspace import Workspace
+
+WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of the data set.")]
+ROWS_SHOWN = 100
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(plan)
+    app.command()(status)
+    app.command()(show)
+    app.command()(sql)
+    app.command()(report)
+    app.command()(doctor)
+
+
+def kept_recipe(workspace: Workspace) -> LoadedRecipe:
+    """The recipe that a workspace was last run with."""
+    text, base = workspace.kept_recipe()
+    return check_recipe(yaml.safe_load(text), Path(base), (), workspace.root / "recipe.yaml")
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML).")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = None,
+) -> None:
+    """What a recipe would ask for: questions, requests, tokens, GPU-hours, money, disk. Spends nothing."""
+    console = Console()
+    found = estimate(load_recipe(recipe, tuple(set_ or ())))
+    table = Table(title="sources", title_justify="left")
+    for name in ("source", "questions", "counted from"):
+        table.add_column(name, justify="right" if name == "questions" else "left")
+    for source in found.sources:
+        table.add_row(source.name, "unknown" if source.rows is None else f"{source.rows:,}", source.how)
+    console.print(table)
+    table = Table(title="teachers", title_justify="left")
+    for name in ("teacher", "requests", "tokens", "hours of one GPU", "money"):
+        table.add_column(name, justify="left" if name == "teacher" else "right")
+    for teacher in [*found.teachers, found.total]:
+        table.add_row(teacher.name, f"{teacher.requests:,}", _number(teacher.tokens), _number(teacher.gpu_hours),
+                      _number(teacher.money))  # fmt: skip
+    console.print(table)
+    console.print(f"disk for the responses: {found.disk_gb:,.1f} GB ({found.shards:,} shards)", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:,.2f}"
+
+
+def status(
+    workspace: WorkspaceArgument,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Compare with this recipe; default: the one that was last run.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="…with a setting overridden.")
+    ] = None,
+) -> None:
+    """Each step: shards done, units, drops by rule, pending, books, and what would be redone and why."""
+    place = Workspace.open(workspace)
+    console = Console()
+    loaded = load_recipe(recipe, tuple(set_ or ())) if recipe else kept_recipe(place)
+    if set_ and not recipe:
+        text, base = place.kept_recipe()
+        loaded = check_recipe(yaml.safe_load(text), Path(base), tuple(set_), place.root / "recipe.yaml")
+    statuses = recipe_status(plan_run(loaded, place, Wish()))
+    console.print(funnel_table(statuses))
+    console.print(_state_table(statuses))
+    unknown = {one.step for one in workspace_status(place)} - {one.step for one in statuses}
+    if unknown:
+        console.print(f"also there, not in the recipe: {', '.join(sorted(unknown))}", highlight=False)
+    if not all(one.balanced for one in statuses):
+        raise UsageError("the books of a step don't balance (see above); make it again with `stillhouse run --from`")
+
+
+def _state_table(statuses: list[StepStatus]) -> Table:
+    table = Table(title="state", title_justify="left")
+    for name in ("step", "shards", "books", "seconds", "last made because", "to do"):
+        table.add_column(name, justify="right" if name in ("shards", "seconds") else "left")
+    for one in statuses:
+        todo = "; ".join(one.todo_because)
+        if one.todo:
+            todo = f"{one.todo} of {one.shards} shards: {todo}"
+        books = "–" if not one.shards_done else "balanced" if one.balanced else "NOT BALANCED"
+        table.add_row(one.step, f"{one.shards_done}/{one.shards}", books, f"{one.seconds:,.1f}",
+                      escape("; ".join(one.made_because)), escape(todo) or "nothing")  # fmt: skip
+    return table
+
+
+def show(workspace: WorkspaceArgument,
+         identity: Annotated[str, typer.Argument(metavar="ID", help="A question_id or response_id, or its beginning.")],
+         ) -> None:  # fmt: skip
+    """One question with all its responses, verdicts, grade and fate."""
+    place = Workspace.open(workspace)
+    views = open_views(place)
+    found = views.execute(
+        """
+        select question_id from questions where starts_with(question_id, $1)
+        union select question_id from responses where starts_with(response_id, $1) limit 2
+        """,
+        [identity],
+    ).fetchall()
+    if len(found) != 1:
+        raise UsageError(f"{identity}: {'several questions begin so' if found else 'no such question or response'}")
+    question = found[0][0]
+    console = Console()
+    for title, query in (
+        ("question", "select * from questions where question_id = $1"),
+        ("curated", "select split from curated where question_id = $1"),
+        ("responses", "select * from responses where question_id = $1 order by teacher, sample_index"),
+        ("verdicts", "select * from verdicts where question_id = $1 order by teacher, sample_index, verifier"),
+        ("grade", "select * from grades where question_id = $1"),
+        ("selected", "select * from selection where question_id = $1"),
+        ("dropped", """select * from ledger where unit_id = $1 or unit_id in
+                       (select response_id from responses where question_id = $1)"""),
+    ):  # fmt: skip
+        rows = views.execute(query, [question]).to_arrow_table().to_pylist()
+        console.rule(title, align="left")
+        if not rows:
+            console.print("none")
+        for row in rows:
+            shown = {name: value for name, value in row.items() if value is not None}
+            console.print_json(json.dumps(shown, default=str))
+
+
+def sql(
+    workspace: WorkspaceArgument,
+    query: Annotated[str | None, typer.Argument(help="A DuckDB query; without one the views are listed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row, all rows.")] = False,
+) -> None:
+    """Ask the tables with DuckDB; each table is a view, and so are `ledger` and `books`."""
+    import duckdb
+
+    views = open_views(Workspace.open(workspace))
+    console = Console()
+    query = query or "select table_name as view, string_agg(column_name, ', ' order by ordinal_position) as columns " \
+                     "from information_schema.columns group by 1 order by 1"  # fmt: skip
+    try:
+        result = views.execute(query).to_arrow_table()
+    except duckdb.Error as fault:
+        raise UsageError(f"the query failed: {fault}") from fault
+    if as_json:
+        for row in result.to_pylist():
+            typer.echo(json.dumps(row, default=str, ensure_ascii=False))
+        return
+    table = Table()
+    for name in result.column_names:
+        table.add_column(name, overflow="fold")
+    for row in result.slice(0, ROWS_SHOWN).to_pylist():
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
+    console.print(table)
+    if result.num_rows > ROWS_SHOWN:
+        console.print(f"{ROWS_SHOWN} of {result.num_rows:,} rows; --json prints all", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    """A value on one line, without terminal sequences (law 10)."""
+    text = "" if value is None else str(value)
+    return "".join(char if char.isprintable() else "·" for char in text)[:400]
+
+
+def report(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML), or the folder of a data set.")],
+    workspace: Annotated[Path | None, typer.Option("--workspace", "-w", help="Folder of the data set.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = None,
+) -> None:
+    """Write report.html of a data set."""
+    if recipe.is_dir():
+        from tasks.report import write_report
+
+        place = Workspace.open(recipe)
+        loaded = kept_recipe(place)
+        student = loaded.recipe.student
+        path = write_report(place, loaded.recipe.name, student.name if student else None)
+        Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+        return
+    raise typer.Exit(launch(recipe, workspace, set_, only="report"))
+
+
+def doctor() -> None:
+    """Check Python, Docker engine, sandbox image, GPU, vLLM, Prefect server and disk; say how to mend each."""
+    console = Console()
+    broken = False
+    with console.status("looking"):
+        findings = check_all()
+    for one in findings:
+        mark = {"ok": "[green]ok[/]      ", "absent": "[yellow]absent[/]  ", "broken": "[red]broken[/]  "}[one.state]
+        console.print(f"{mark}{one.name:<16}{escape(one.detail)}", highlight=False, soft_wrap=True)
+        if one.remedy:
+            console.print(f"        {'':<16}→ {escape(one.remedy)}", highlight=False, soft_wrap=True)
+        broken = broken or one.state == "broken"
+    raise typer.Exit(1 if broken else 0)

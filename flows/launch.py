@@ -1,0 +1,135 @@
+"""From the command line to the flow: nothing to do starts no flow, and Prefect is imported only when there is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.progress import Bars
+from flows.recipe import LoadedRecipe, load_recipe
+from flows.run import Plan, Wish, open_workspace, plan
+from flows.status import StepStatus, step_status
+from storage.workspace import ALL, Workspace
+from tasks.evaluate import evaluated
+
+EXIT_PENDING = 3
+EXIT_INTERRUPTED = 130
+
+PREFECT_DEFAULTS = {
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class LaunchFailed(Exception):
+    """The flow could not be started or broke off for a reason of its own."""
+
+
+def launch(
+    recipe: Path, workspace: Path | None, overrides: Sequence[str] | None, *, until: str | None = None,
+    redo_from: str | None = None, only: str | None = None, teachers: Sequence[str] | None = None,
+) -> int:  # fmt: skip
+    """Run a recipe in this process; returns the exit code."""
+    console = Console()
+    loaded = load_recipe(recipe, tuple(overrides or ()))
+    place = open_workspace(loaded, workspace)
+    wish = Wish(until, redo_from, only, tuple(teachers) if teachers else None)
+    todo = plan(loaded, place, wish)
+    started = time.monotonic()
+    if not todo.anything_to_do():
+        console.print(f"{place.root}: nothing to do, everything is as the recipe says", highlight=False)
+        return 0
+    pending = _run_flow(loaded, place, wish, console)
+    show_result(loaded, place, todo, console)
+    console.print(f"{time.monotonic() - started:.0f} s", highlight=False)
+    if pending:
+        listed = ", ".join(f"{step} {number}" for step, number in pending.items())
+        console.print(f"[yellow]pending:[/] {listed}; the next run tries them again")
+        return EXIT_PENDING
+    return 0
+
+
+def _run_flow(loaded: LoadedRecipe, place: Workspace, wish: Wish, console: Console) -> dict[str, int]:
+    for name, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    console.print(f"{loaded.recipe.name} → {place.root}", highlight=False)
+    with console.status("starting Prefect"):
+        from flows.factory import factory  # imports Prefect, seconds
+
+    with Bars(console):
+        pending: dict[str, int] = factory(
+            recipe=str(loaded.path), workspace=str(place.root), until=wish.until, redo_from=wish.redo_from,
+            only=wish.only, teachers=list(wish.teachers) if wish.teachers else None, overrides=list(loaded.overrides),
+        )  # fmt: skip
+    return pending
+
+
+def show_result(loaded: LoadedRecipe, place: Workspace, todo: Plan, console: Console) -> None:
+    """What a person wants to see at the end: the funnel, pass rates, the student's accuracy."""
+    statuses = [step_status(place, step.key, step.shards(place)) for step in todo.steps]
+    console.print(funnel_table([status for status in statuses if status.shards_done]))
+    rates = pass_rate_table(place, [status.step for status in statuses])
+    if rates.row_count:
+        console.print(rates)
+    if loaded.recipe.student:
+        metrics = evaluated(place, loaded.recipe.student.name)
+        if metrics:
+            console.print(accuracy_table(metrics))
+    if place.head("report", ALL):
+        console.print(f"report: {place.root / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def funnel_table(statuses: Sequence[StepStatus]) -> Table:
+    table = Table(title="units by step", title_justify="left")
+    for name in ("step", "unit", "in", "out", "dropped", "pending"):
+        table.add_column(name, justify="right" if name in ("in", "out", "pending") else "left")
+    for status in statuses:
+        for unit, counts in status.units.items():
+            drops = [(rule, number) for (of, rule), number in status.dropped.most_common() if of == unit]
+            table.add_row(status.step, unit, f"{counts['in']:,}", f"{counts['out']:,}",
+                          escape(", ".join(f"{rule} {number:,}" for rule, number in drops)),
+                          f"{counts['pending']:,}")  # fmt: skip
+    return table
+
+
+def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
+    """Pass rate per teacher, from the verdicts' outcomes."""
+    table = Table(title="pass rate by teacher", title_justify="left")
+    for name in ("teacher", "responses", "passed", "pass rate"):
+        table.add_column(name, justify="left" if name == "teacher" else "right")
+    for step in steps:
+        if not step.startswith("verify.") or any(place.head(step, shard) is None for shard in place.shards):
+            continue
+        judged = passed = 0
+        for shard in place.shards:
+            rows = place.read(step, shard, "verdicts", ["verifier", "passed"]).to_pylist()
+            judged += sum(row["verifier"] == "outcome" and row["passed"] is not None for row in rows)
+            passed += sum(row["verifier"] == "outcome" and row["passed"] is True for row in rows)
+        rate = f"{passed / judged:.1%}" if judged else "–"
+        table.add_row(step.removeprefix("verify."), f"{judged:,}", f"{passed:,}", rate)
+    return table
+
+
+def accuracy_table(metrics: dict[str, Any]) -> Table:
+    sides = metrics["all"]
+    extra = [name for name in sides["before"] if name.startswith("pass@") and name != "pass@1"]
+    table = Table(title=f"student on {metrics['questions']} held-out questions", title_justify="left")
+    for name in ("", "accuracy", "95 % interval", *extra):
+        table.add_column(name, justify="left" if not name else "right")
+    for side in ("before", "after"):
+        found = sides[side]
+        if "accuracy" not in found:
+            continue
+        table.add_row(side, f"{found['accuracy']:.1%}", f"{found['low']:.1%} – {found['high']:.1%}",
+                      *(f"{found[name]:.1%}" for name in extra))  # fmt: skip
+    return table

@@ -1,0 +1,158 @@
+"""The recipe: one YAML file, read into one frozen model.
+
+`load_recipe` answers a wrong key or value with its path in the file, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from flows.errors import RecipeError
+from flows.explain import explain_error
+from storage.workspace import shard_bits
+from tasks.curate import CurateSettings
+from tasks.evaluate import EvaluateSettings
+from tasks.export import ExportSettings
+from tasks.grade import GradeSettings
+from tasks.ingest import IngestSettings
+from tasks.select import SelectSettings
+from tasks.settings import Settings
+from tasks.sources import Source
+from tasks.teachers.settings import TeacherSettings
+from tasks.train import StudentSettings
+from tasks.verifiers.settings import VerifySettings
+
+
+class RunnerSettings(Settings):
+    kind: Literal["thread"] = "thread"
+    max_workers: int | None = Field(default=None, ge=1)
+    """Tasks, verifier processes and containers side by side; null: the number of cores."""
+    memory_mb: int = Field(default=4096, ge=256)
+    """DuckDB's memory limit."""
+
+
+class Recipe(Settings):
+    """What a data set is made from and how."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    workspace: str | None = None
+    """Default workspace folder; unset: workspaces/<name>."""
+    expected_questions: int = Field(default=100_000, ge=1)
+    """Sets the number of shards when the workspace is made."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    ingest: IngestSettings = IngestSettings()
+    curate: CurateSettings = CurateSettings()
+    teachers: tuple[TeacherSettings, ...] = ()
+    verify: VerifySettings = VerifySettings()
+    grade: GradeSettings = GradeSettings()
+    select: SelectSettings = SelectSettings()
+    export: ExportSettings = ExportSettings()
+    student: StudentSettings | None = None
+    evaluate: EvaluateSettings | None = None
+    runner: RunnerSettings = RunnerSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for kind, names in (("sources", [one.name for one in self.sources]), ("teachers", [one.name for one in self.teachers])):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]} is used twice; every one needs its own")
+        if self.evaluate and not self.student:
+            raise ValueError("evaluate needs a student: set `student`")
+        if self.evaluate and not self.curate.heldout:
+            raise ValueError("evaluate needs held-out questions: set `curate.heldout` to a share such as 0.05")
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with where it came from: its folder is what relative paths in it are relative to."""
+
+    recipe: Recipe
+    base: Path
+    path: Path | None = None
+    overrides: tuple[str, ...] = field(default=())
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def bits(self) -> int:
+        return shard_bits(self.recipe.expected_questions)
+
+    def default_workspace(self) -> Path:
+        return Path(self.recipe.workspace or f"workspaces/{self.recipe.name}")
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
+    """Read and check a recipe file; `overrides` are `a.b=value`, the value YAML."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise RecipeError(f"{path}: no such recipe; ready-made ones lie in deploy/recipes/") from fault
+    except (OSError, UnicodeDecodeError) as fault:
+        raise RecipeError(f"{path}: can't be read: {fault}") from fault
+    except yaml.YAMLError as fault:
+        raise RecipeError(f"{path}: no valid YAML: {' '.join(str(fault).split())}") from fault
+    return check_recipe(raw, path.resolve().parent, overrides, path)
+
+
+def check_recipe(raw: Any, base: Path, overrides: tuple[str, ...] = (), path: Path | None = None) -> LoadedRecipe:
+    """A recipe from its parsed YAML."""
+    where = str(path or "recipe")
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{where}: found {type(raw).__name__}, expected keys such as `name` and `sources`")
+    raw = {key: value for key, value in raw.items() if not str(key).startswith("x-")}  # anchors of the author's own
+    for override in overrides:
+        _override(raw, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as fault:
+        lines = "\n".join(f"{where}: {explain_error(error, raw, Recipe)}" for error in fault.errors()[:8])
+        raise RecipeError(lines) from fault
+    return LoadedRecipe(recipe, base, path, overrides)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value`; in a list a part is a number or the `name` of an item."""
+    name, found, text = override.partition("=")
+    if not found or not name:
+        raise RecipeError(f"--set {override}: expected key.key=value, such as curate.near_duplicates.threshold=0.9")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as fault:
+        raise RecipeError(f"--set {override}: the value is no valid YAML") from fault
+    *parents, last = name.split(".")
+    place: Any = raw
+    for part in parents:
+        place = _descend(place, part, override)
+    if isinstance(place, list):
+        place[_position(place, last, override)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise RecipeError(f"--set {override}: {'.'.join(parents)} is {place!r}, which has no keys")
+
+
+def _descend(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, override)]
+    if isinstance(place, dict):
+        if not isinstance(place.get(part), dict | list):
+            place[part] = {}
+        return place[part]
+    raise RecipeError(f"--set {override}: {part} lies below a value that has no keys")
+
+
+def _position(items: list[Any], part: str, override: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [item.get("name") for item in items if isinstance(item, dict)]
+    if part in names:
+        return names.index(part)
+    raise RecipeError(f"--set {override}: no item {part}; there are {', '.join(str(name) for name in names)}")

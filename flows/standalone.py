@@ -1,0 +1,150 @@
+"""Commands on a single file, without a workspace: `verify`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+
+from flows.errors import UsageError
+from flows.launch import EXIT_PENDING
+from flows.progress import Bars
+from flows.recipe import load_recipe
+from storage.files import write_file
+from tasks.question import BadRecord, to_question
+from tasks.sources import FileSource, Record, read_file
+from tasks.teachers.teacher import split_think
+from tasks.verifiers.bench import Bench, Subject
+from tasks.verifiers.outcome import Opinion, combine_opinions
+from tasks.verifiers.settings import MathSettings, VerifySettings
+from tasks.verifiers.verdict import Judgement, unscored
+
+BATCH = 512
+RESULT = pa.schema([
+    ("row", pa.int64()), ("verifier", pa.string()), ("verify_score", pa.float64()), ("passed", pa.bool_()),
+    ("status", pa.string()), ("evidence", pa.string()),
+])  # fmt: skip
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(verify)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet: one response a row.")],
+    out: Annotated[Path, typer.Option(help="Result: .parquet or .jsonl, one row an input row, in input order.")],
+    recipe: Annotated[Path | None, typer.Option(help="Take the verify settings of this recipe.")] = None,
+    answer_from: Annotated[
+        list[str] | None, typer.Option(help="Where a math answer is read: boxed, marker:TEXT, last_expression; in order.")
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="Category of rows that don't say.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Column names, such as question=problem.")
+    ] = None,
+) -> None:
+    """Judge the responses in a file: math by rule, code in the sandbox, instructions by their constraints.
+
+    A row holds question (or messages), category, response (or answer_content) and the means of verification:
+    ground_truth; test_cases, language, entry_point; instruction_constraints.
+    """
+    if out.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
+    settings = load_recipe(recipe).recipe.verify if recipe else VerifySettings()
+    if answer_from:
+        chosen = MathSettings(**settings.math.model_dump() | {"answer_from": tuple(answer_from)})
+        settings = settings.model_copy(update={"math": chosen})
+    columns = dict(pair.split("=", 1) for pair in column or () if "=" in pair)
+    source = FileSource(name=file.stem.replace(" ", "_"), kind="file", path=str(file))
+    records = read_file(file, source, file.parent)
+    console = Console()
+    counts: Counter[str] = Counter()
+    with Bars(console) as bars, Bench(settings, os.cpu_count() or 1) as bench:
+        rows = []
+        for batch in _batches(records):
+            bars.expect("verify", len(batch))
+            rows += _judge_batch(batch, len(rows), settings, bench, columns, category)
+            bars.advance("verify", len(batch))
+    counts.update(row["status"] for row in rows)
+    _write(pa.Table.from_pylist(rows, schema=RESULT), out)
+    judged = [row for row in rows if row["passed"] is not None]
+    passed = sum(row["passed"] for row in judged)
+    listed = ", ".join(f"{status} {number:,}" for status, number in counts.most_common())
+    console.print(f"{out}: {len(rows):,} rows, {passed:,} of {len(judged):,} judged passed ({listed})", highlight=False,
+                  soft_wrap=True)  # fmt: skip
+    if counts["infra_error"]:
+        raise typer.Exit(EXIT_PENDING)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while batch := list(islice(records, BATCH)):
+        yield batch
+
+
+def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, bench: Bench, columns: dict[str, str],
+                 category: str | None) -> list[dict[str, Any]]:  # fmt: skip
+    subjects: list[Subject | Judgement] = [
+        _subject(first + number, record, columns, category) for number, record in enumerate(batch)
+    ]
+    opinions: list[list[Opinion]] = [[] for _ in batch]
+    for name in bench.order:
+        asked = [
+            (number, subject) for number, subject in enumerate(subjects)
+            if isinstance(subject, Subject) and name in settings.verifiers(subject.question["category"])
+        ]  # fmt: skip
+        judged = bench.judge(name, [subject for _, subject in asked])
+        for (number, _), judgement in zip(asked, judged, strict=True):
+            opinions[number].append(Opinion(name, "", judgement))
+    rows = []
+    for number, subject in enumerate(subjects):
+        if isinstance(subject, Judgement):
+            outcome, by, evidence = subject, None, dict(subject.evidence)
+        else:
+            policy = settings.policy.get(subject.question["category"], "first")
+            outcome = combine_opinions(opinions[number], policy)
+            by = outcome.evidence.get("by")
+            evidence = dict(outcome.evidence) | {one.verifier: one.judgement.evidence for one in opinions[number]}
+        rows.append({
+            "row": first + number, "verifier": by, "verify_score": outcome.score, "passed": outcome.passed,
+            "status": outcome.status, "evidence": json.dumps(evidence, ensure_ascii=False, default=str),
+        })  # fmt: skip
+    return rows
+
+
+def _subject(row: int, record: Record, columns: dict[str, str], category: str | None) -> Subject | Judgement:
+    """The row as question and response, or why it can't be judged."""
+    if isinstance(record.value, BadRecord):
+        return unscored("unverifiable", f"{record.value.rule}: {record.value.detail}", place=record.place)
+    constants = {"question_source": "file", "category": category}
+    try:
+        question = to_question({"question": "(none)"} | record.value, columns, constants, (), 10_000_000)
+    except BadRecord as fault:
+        return unscored("unverifiable", f"{fault.rule}: {fault.detail}", place=record.place)
+    value = {ours: record.value.get(columns.get(ours, ours)) for ours in ("response", "think_content", "answer_content")}
+    think, answer = value["think_content"], value["answer_content"]
+    if isinstance(value["response"], str):
+        think, answer = split_think(value["response"])
+    if not isinstance(answer, str):
+        return unscored("unverifiable", "no response: expected text in `response` or `answer_content`", place=record.place)
+    return Subject(str(row), question, {"answer_content": answer, "think_content": think})
+
+
+def _write(table: pa.Table, out: Path) -> None:
+    if out.suffix == ".parquet":
+        write_file(out, lambda path: pq.write_table(table, path, compression="zstd"))
+        return
+
+    def write(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            for row in table.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    write_file(out, write)

@@ -1,0 +1,119 @@
+"""What a workspace holds: per step its shards, units, drops by rule, pending, and what would be redone and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.run import Plan
+from storage.errors import BooksDontBalance
+from storage.manifest import Head
+from storage.workspace import Workspace
+from tasks.step import Heads, Step
+
+
+@dataclass
+class StepStatus:
+    """One step as the manifest has it, and what a run would do to it."""
+
+    step: str
+    shards_done: int = 0
+    shards: int = 0
+    units: dict[str, Counter[str]] = field(default_factory=dict)
+    """unit → in, out, pending"""
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(unit, rule) → number"""
+    seconds: float = 0.0
+    made_because: tuple[str, ...] = ()
+    """why the newest commits were made"""
+    created: str = ""
+    todo: int = 0
+    todo_because: tuple[str, ...] = ()
+    balanced: bool = True
+
+    @property
+    def pending(self) -> int:
+        return sum(counts["pending"] for counts in self.units.values())
+
+
+def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepStatus:
+    """A step's books, added up over its shards, each checked again."""
+    status = StepStatus(step, shards=len(shards))
+    reasons: Counter[str] = Counter()
+    for shard in shards:
+        head = workspace.head(step, shard)
+        if head is None:
+            continue
+        status.shards_done += 1
+        status.seconds += head.seconds
+        status.created = max(status.created, head.created)
+        reasons[head.reason] += 1
+        _add_books(status, head)
+    status.made_because = tuple(reason for reason, _ in reasons.most_common())
+    return status
+
+
+def _add_books(status: StepStatus, head: Head) -> None:
+    for book in head.books:
+        counts = status.units.setdefault(book.unit, Counter())
+        counts.update({"in": book.units_in, "out": book.units_out, "pending": book.pending})
+        status.dropped.update({(book.unit, rule): number for rule, number in book.dropped.items()})
+        try:
+            book.check(f"{head.step} shard {head.shard}")
+        except BooksDontBalance:
+            status.balanced = False
+
+
+def recipe_status(plan: Plan) -> list[StepStatus]:
+    """The status of each step of a recipe, with what a run would redo.
+
+    A step behind one that will be redone is shown as waiting for it: whether it changes is known only then.
+    """
+    found = []
+    moving: list[Step] = []
+    heads = Heads(plan.workspace)
+    for step in plan.steps:
+        status = step_status(plan.workspace, step.key, step.shards(plan.workspace))
+        work = plan.pending(step, heads)
+        behind = [one.key for one in moving if one.key in step.reads]
+        if work is None:
+            status.todo, status.todo_because = status.shards, ("waits for input",)
+        elif work:
+            status.todo, status.todo_because = len(work), tuple(sorted({one.why for one in work}))
+        elif behind:
+            status.todo_because = (f"if {', '.join(behind)} changes",)
+        if work != [] or behind:
+            moving.append(step)
+        found.append(status)
+    return found
+
+
+def workspace_status(workspace: Workspace) -> list[StepStatus]:
+    """The status of every step that has a commit, without a recipe."""
+    manifest = workspace.manifest
+    return [step_status(workspace, step, manifest.shards(step)) for step in manifest.steps()]
+
+
+def funnel_rows(workspace: Workspace) -> list[dict[str, Any]]:
+    """One row per step and unit: in, out, dropped, pending; steps in the order of their commits."""
+    rows = []
+    for status in sorted(workspace_status(workspace), key=lambda one: one.created):
+        for unit, counts in status.units.items():
+            drops = {rule: number for (of, rule), number in status.dropped.items() if of == unit}
+            rows.append({
+                "step": status.step, "unit": unit, "in": counts["in"], "out": counts["out"],
+                "dropped": ", ".join(f"{rule} {number}" for rule, number in sorted(drops.items())),
+                "pending": counts["pending"],
+            })  # fmt: skip
+    return rows
+
+
+def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]], pending: dict[str, int]) -> str:
+    """What a run did, as Markdown."""
+    lines = [f"# {workspace.root.name}", "", "| step | shards | why |", "|---|---|---|"]
+    lines += [f"| {step} | {shards} | {why.replace('|', '/')} |" for step, shards, why in done]
+    if pending:
+        lines += ["", "Pending: " + ", ".join(f"{step} {number}" for step, number in pending.items())]
+    return "\n".join(lines)

@@ -1,0 +1,21 @@
+"""What can go wrong around the sandbox, one class per fault that a caller can act on."""
+
+
+class SandboxError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class EngineUnavailable(SandboxError):
+    """The Docker engine does not answer; start it and call again, the same Sandbox resumes."""
+
+
+class ImageMissing(SandboxError):
+    """The sandbox image is not on this engine; build it with deploy/sandbox_image.sh."""
+
+
+class BadTestCase(SandboxError):
+    """A test case cannot be run as it stands (wrong kind, no JSON, assert code that does not parse)."""
+
+
+class ContainerLost(SandboxError):
+    """A container stopped answering or answered oddly. Ours, not the program's: judged again elsewhere."""

@@ -1,0 +1,233 @@
+"""The pool of warm containers and the one call that judges a solution.
+
+A `Sandbox` may be used from many threads: `judge` waits for a free container (that is the back-pressure) and
+nothing else is shared. A container is replaced when it is dirty, worn out, or lost; a lost one's solution is
+judged again from the start on another. Referee containers (assert code) are a second set, started when first
+needed, which no solution ever enters.
+
+Not covered: sharing containers between processes. Each process has its own pool; size them together.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from sandbox.container import Container, engine, sweep
+from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, SandboxError
+from sandbox.runner import Session, infra_verdict
+from sandbox.verdict import MIB, Limits, SolutionVerdict, TestCase, TestVerdict
+
+DEFAULT_IMAGE = "stillhouse-sandbox:core"
+SOLUTIONS_PER_CONTAINER = 1000
+RETRIES = 2  # after an infra_error, each on another container
+
+
+class Slots:
+    """A fixed number of places for containers; a place is empty until someone needs it."""
+
+    def __init__(self, size: int, image: str, memory_bytes: int, runtime: str | None) -> None:
+        self.image, self.memory_bytes, self.runtime = image, memory_bytes, runtime
+        self.places: queue.LifoQueue[Container | None] = queue.LifoQueue()
+        self.known: set[Container] = set()
+        self.lock = threading.Lock()
+        self.closed = False
+        for _ in range(size):
+            self.places.put(None)
+
+    def take(self) -> Container:
+        """Wait for a place; start its container if it has none."""
+        container = self.places.get()
+        try:
+            if self.closed:
+                raise SandboxError("the sandbox is closed")
+            return container or self._start()
+        except BaseException:
+            self.places.put(container)
+            raise
+
+    def _start(self) -> Container:
+        container = Container(self.image, self.memory_bytes, self.runtime)
+        with self.lock:
+            if not self.closed:
+                self.known.add(container)
+                return container
+        container.close()
+        raise SandboxError("the sandbox is closed")
+
+    def give_back(self, container: Container, sound: bool) -> None:
+        """Return a container; it is ended unless it is sound and not worn out."""
+        keep = sound and container.solutions < SOLUTIONS_PER_CONTAINER and not self.closed
+        if not keep:
+            with self.lock:
+                self.known.discard(container)
+            container.close()
+        self.places.put(container if keep else None)
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            known, self.known = self.known, set()
+        for container in known:
+            container.close()
+
+
+class Sandbox:
+    """Judges untrusted programs. Use as a context manager; one for a whole process is enough.
+
+    `containers` (default: the number of cores) run at the same time. `max_memory_bytes` is what a container
+    allows; limits given to `judge` may be lower, not higher.
+    """
+
+    def __init__(
+        self,
+        image: str | None = None,
+        limits: Limits | None = None,
+        containers: int | None = None,
+        max_memory_bytes: int | None = None,
+        runtime: str | None = None,
+    ) -> None:
+        """Sweeps what dead runs left. Raises EngineUnavailable and ImageMissing."""
+        self.image = image or os.environ.get("STILLHOUSE_SANDBOX_IMAGE", DEFAULT_IMAGE)
+        self.limits = limits or Limits()
+        self.containers = containers or len(os.sched_getaffinity(0))
+        self.max_memory_bytes = max(max_memory_bytes or 1024 * MIB, self.limits.memory_bytes)
+        with engine() as client:
+            self.image_id = str(client.images.get(self.image).id)
+        self.swept = sweep()
+        # By id: a rebuild of the tag in the middle of a run must not mix two versions.
+        self._solutions = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
+        self._referees = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
+        self._version: str | None = None
+        atexit.register(self.close)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every container. Threads still in `judge` get a SandboxError."""
+        atexit.unregister(self.close)
+        self._solutions.close()
+        self._referees.close()
+
+    def version(self) -> str:
+        """What a verdict depends on: image digest and language versions. Starts a container the first time."""
+        if self._version is None:
+            container = self._solutions.take()
+            languages = container.hello["languages"]
+            self._solutions.give_back(container, sound=True)
+            spoken = ",".join(f"{name}={languages[name]}" for name in sorted(languages))
+            self._version = f"{self.image_id.removeprefix('sha256:')[:16]};{spoken}"
+        return self._version
+
+    def judge(
+        self,
+        code: str | None,
+        tests: Sequence[TestCase],
+        *,
+        language: str = "python",
+        entry_point: str | None = None,
+        limits: Limits | None = None,
+        exact: bool = False,
+    ) -> SolutionVerdict:
+        """Judge `code` on the first `limits.max_tests` of `tests`. Safe to call from many threads.
+
+        Raises BadTestCase (the tests, not the program, are at fault), EngineUnavailable, ImageMissing.
+        """
+        limits = limits or self.limits
+        if language != "python":
+            raise ValueError(f"language must be one of python, got {language!r}")
+        if not tests:
+            raise BadTestCase("a solution is judged by at least one test, got none")
+        if limits.memory_bytes > self.max_memory_bytes:
+            raise ValueError(
+                f"memory_bytes {limits.memory_bytes} is over this sandbox's max_memory_bytes "
+                f"{self.max_memory_bytes}; raise that where the Sandbox is made"
+            )
+        if code is None or not code.strip():
+            return SolutionVerdict("no_code", skipped=len(tests))
+        reason = ""
+        for attempt in range(1, RETRIES + 2):
+            try:
+                return self._judge_once(code, tests, entry_point, limits, exact, attempt)
+            except ContainerLost as lost:
+                if self._solutions.closed:
+                    raise SandboxError("the sandbox was closed while judging") from None
+                reason = str(lost)
+        return SolutionVerdict(
+            "infra_error", detail=reason, tests=(infra_verdict(reason),), skipped=len(tests), attempts=RETRIES + 1
+        )
+
+    def _judge_once(
+        self,
+        code: str,
+        tests: Sequence[TestCase],
+        entry_point: str | None,
+        limits: Limits,
+        exact: bool,
+        attempt: int,
+    ) -> SolutionVerdict:
+        container = self._solutions.take()
+        referees: list[Container] = []
+        session: Session | None = None
+        sound = False
+
+        def borrow() -> Container:
+            if not referees:
+                referees.append(self._referees.take())
+            return referees[0]
+
+        def change_referee() -> None:
+            while referees:
+                box = referees.pop()
+                self._referees.give_back(box, sound and session is not None and box not in session.dirty)
+
+        done: list[TestVerdict] = []
+        try:
+            session = Session(container, code, limits, borrow)
+            for test in tests[: limits.max_tests]:
+                sound = False
+                done.append(session.judge(test, entry_point, exact))
+                sound = True
+                if done[-1].status != "accepted" and limits.stop_at_first_failure:
+                    break
+                if session.dirty:
+                    if container in session.dirty:
+                        self._solutions.give_back(container, sound=False)
+                        container = self._solutions.take()
+                    change_referee()
+                    session = Session(container, code, limits, borrow)
+        except BadTestCase:
+            sound = False  # a referee or a program may still be running in there
+            raise
+        finally:
+            clean = sound and session is not None and container not in session.dirty
+            change_referee()
+            self._solutions.give_back(container, clean)
+        return summarize(done, len(tests), attempt)
+
+
+def summarize(done: Sequence[TestVerdict], total: int, attempts: int = 1) -> SolutionVerdict:
+    """The verdict on a solution from the verdicts on its tests."""
+    passed = sum(verdict.status == "accepted" for verdict in done)
+    first = next((verdict for verdict in done if verdict.status != "accepted"), None)
+    return SolutionVerdict(
+        status=first.status if first else "accepted",
+        score=passed / len(done) if done else 0.0,
+        passed=passed,
+        run=len(done),
+        skipped=total - len(done),
+        detail=first.detail if first else "",
+        tests=tuple(done),
+        attempts=attempts,
+    )

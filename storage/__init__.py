@@ -1,0 +1,1 @@
+"""Tables: schemas, workspace, commits, manifest, ledger, DuckDB access."""

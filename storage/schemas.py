@@ -1,0 +1,209 @@
+"""The columns of every table, as Arrow schemas.
+
+Each column carries its meaning as field metadata (`doc`), and a mark (`volatile`) where its value differs from run
+to run by nature; comparisons and content hashes leave those columns out. Names follow the published
+AM-DeepSeek-Distilled schema where that has a name for the thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def column(name: str, kind: pa.DataType, doc: str, *, volatile: bool = False, required: bool = False) -> pa.Field:
+    """One documented column; `required` columns hold no null."""
+    metadata = {"doc": doc} | ({"volatile": "true"} if volatile else {})
+    return pa.field(name, kind, nullable=not required, metadata=metadata)
+
+
+def is_volatile(field: pa.Field) -> bool:
+    return bool(field.metadata and field.metadata.get(b"volatile") == b"true")
+
+
+TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+MESSAGE = pa.struct([("role", TEXT), ("content", TEXT)])
+TURN = pa.struct([("role", TEXT), ("content", TEXT), ("tool_calls", TEXT)])
+TEST_CASE = pa.struct([("kind", TEXT), ("input", TEXT), ("output", TEXT), ("code", TEXT)])
+CONSTRAINT = pa.struct([("id", TEXT), ("kwargs", TEXT)])
+
+CATEGORIES = ("math", "code", "science", "instruction", "chat", "other")
+SPLITS = ("train", "heldout")
+STATUSES = (
+    "accepted", "wrong_answer", "no_answer", "wrong_format", "no_code", "time_limit", "memory_limit",
+    "output_limit", "runtime_error", "compile_error", "unverifiable", "infra_error",
+)  # fmt: skip
+
+QUESTIONS = pa.schema([
+    column("question_id", TEXT, "128-bit hash of the normalised messages, 32 hex digits", required=True),
+    column("messages", pa.list_(MESSAGE), "OpenAI chat messages; the last one is the user's", required=True),
+    column("category", TEXT, "math | code | science | instruction | chat | other", required=True),
+    column("difficulty_label", TEXT, "the source's own label, if it has one"),
+    column("question_source", TEXT, "name of the source in the recipe", required=True),
+    column("source_id", TEXT, "the record's key within its source; links versions of a changed question",
+           required=True),
+    column("license", TEXT, "SPDX id, or what the source says; null is unknown"),
+    column("ground_truth", TEXT, "reference answer"),
+    column("test_cases", pa.list_(TEST_CASE), "kind is stdin | call | assert"),
+    column("checker", TEXT, "program that judges output; runs only where the recipe allows it"),
+    column("time_limit_s", FLOAT, "per test, seconds"),
+    column("memory_limit_mb", FLOAT, "per test, MiB"),
+    column("language", TEXT, "language asked for, e.g. python"),
+    column("entry_point", TEXT, "function that tests call"),
+    column("instruction_constraints", pa.list_(CONSTRAINT), "IFEval-style constraints; kwargs is JSON"),
+    column("metadata", TEXT, "JSON of what the source had besides", required=True),
+])  # fmt: skip
+
+CURATED = QUESTIONS.append(column("split", TEXT, "train | heldout", required=True))
+
+EMBEDDINGS = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("text_hash", TEXT, "128-bit hash of the embedded text, 32 hex digits", required=True),
+    column("vector", pa.list_(pa.float16()), "unit vector of the text, f16", required=True),
+])  # fmt: skip
+
+SCREENED = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("text_hash", TEXT, "128-bit hash of the text normalised for exact duplicates", required=True),
+    column("rule", TEXT, "the first rule that drops this question; null if none does"),
+    column("value", FLOAT, "what was measured"),
+    column("threshold", FLOAT, "what the recipe allows"),
+    column("evidence", TEXT, "JSON: the text that matched, the benchmark item", required=True),
+])  # fmt: skip
+
+DUPLICATES = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("kept_id", TEXT, "representative of its cluster; itself if it is the one", required=True),
+    column("rule", TEXT, "exact_duplicate | near_duplicate | near_heldout; null for the representative"),
+    column("similarity", FLOAT, "cosine to the nearest member that linked it, 1 for an exact duplicate"),
+    column("split", TEXT, "split of the whole cluster: train | heldout", required=True),
+])  # fmt: skip
+
+RESPONSES = pa.schema([
+    column("response_id", TEXT, "hash of question_id, teacher, model_revision, sample_index, request hash",
+           required=True),
+    column("question_id", TEXT, "the question", required=True),
+    column("teacher", TEXT, "teacher's name in the recipe", required=True),
+    column("model_revision", TEXT, "what exactly answered", required=True),
+    column("round", INT, "0: one of the k planned samples; later rounds count as extra", required=True),
+    column("sample_index", INT, "0-based", required=True),
+    column("think_content", TEXT, "the thinking part; null if there is none"),
+    column("answer_content", TEXT, "the answer part; null for a failed request"),
+    column("turns", pa.list_(TURN), "multi-turn and tool traces"),
+    column("finish_reason", TEXT, "stop | length | the server's own"),
+    column("prompt_tokens", INT, "tokens of the prompt"),
+    column("completion_tokens", INT, "tokens of the response, thinking included"),
+    column("mean_logprob", FLOAT, "mean log-probability of the response's tokens, nats"),
+    column("sampling", TEXT, "JSON of the sampling settings sent", required=True),
+    column("latency_s", FLOAT, "seconds from request to last token", volatile=True),
+    column("error", TEXT, "why the request failed; null for a response", volatile=True),
+    column("error_kind", TEXT, "transient (asked again by the next run) | refused (not)"),
+])  # fmt: skip
+
+VERDICTS = pa.schema([
+    column("response_id", TEXT, "the response", required=True),
+    column("question_id", TEXT, "its question", required=True),
+    column("teacher", TEXT, "its teacher", required=True),
+    column("sample_index", INT, "its sample index", required=True),
+    column("verifier", TEXT, "math | code | instructions | judge | reward | none; `outcome` combines them",
+           required=True),
+    column("verifier_version", TEXT, "libraries, image, settings and means of verification", required=True),
+    column("verify_score", FLOAT, "0..1; null if infra_error or unverifiable"),
+    column("passed", BOOL, "score above the category's threshold; null if not judged"),
+    column("status", TEXT, "one of STATUSES", required=True),
+    column("answer", TEXT, "the answer in canonical form"),
+    column("evidence", TEXT, "JSON: what the verifier saw", required=True),
+    column("timing", TEXT, "JSON: seconds, CPU, memory", volatile=True, required=True),
+])  # fmt: skip
+
+TEACHER_GRADE = pa.struct([
+    ("teacher", TEXT), ("n", INT), ("passes", INT), ("pass_rate", FLOAT), ("mean_score", FLOAT), ("cv", FLOAT),
+    ("n_extra", INT), ("passes_extra", INT),
+])  # fmt: skip
+
+GRADES = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("category", TEXT, "its category", required=True),
+    column("split", TEXT, "its split", required=True),
+    column("teachers", pa.list_(TEACHER_GRADE), "per teacher, round 0 alone; n leaves unverifiable out",
+           required=True),
+    column("n", INT, "judged round-0 responses of all teachers", required=True),
+    column("passes", INT, "passed ones", required=True),
+    column("pass_rate", FLOAT, "passes / n; null if n = 0"),
+    column("mean_score", FLOAT, "mean verify_score; null if n = 0"),
+    column("cv", FLOAT, "standard deviation of the scores / their mean; null if the mean is 0 or n < 2"),
+    column("best_score", FLOAT, "highest verify_score; null if n = 0"),
+    column("difficulty", TEXT, "easy | medium | hard | unsolved | ungraded", required=True),
+    column("majority_answer", TEXT, "the commonest canonical answer"),
+    column("agreement", FLOAT, "share of answers equal to the majority's"),
+    column("reference_suspect", BOOL, "the majority agrees on another answer than the reference", required=True),
+])  # fmt: skip
+
+SELECTION = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("response_id", TEXT, "the response chosen", required=True),
+    column("teacher", TEXT, "its teacher", required=True),
+    column("rule", TEXT, "the rule that chose it", required=True),
+    column("verify_score", FLOAT, "its outcome's score"),
+    column("pass_rate", FLOAT, "of the question over all teachers"),
+    column("cv", FLOAT, "of the question over all teachers"),
+    column("difficulty", TEXT, "of the question", required=True),
+])  # fmt: skip
+
+LEDGER = pa.schema([
+    column("stage", TEXT, "step that dropped the unit", required=True),
+    column("unit", TEXT, "record | question | request | response | example", required=True),
+    column("unit_id", TEXT, "source:file:line for a record, else the id", required=True),
+    column("rule", TEXT, "why", required=True),
+    column("value", FLOAT, "what was measured"),
+    column("threshold", FLOAT, "what the recipe allows"),
+    column("evidence", TEXT, "JSON: for a duplicate the row kept, for a contamination the benchmark item",
+           required=True),
+    column("run_id", TEXT, "the run that dropped it", volatile=True, required=True),
+])  # fmt: skip
+
+
+def all_rows(rows: pa.Table) -> int:
+    return int(rows.num_rows)
+
+
+def answered_requests(rows: pa.Table) -> int:
+    """A failed request is a row, but not a response."""
+    return int(rows.column("error_kind").null_count)
+
+
+def judged_responses(rows: pa.Table) -> int:
+    """Outcomes that are a statement about the response; `infra_error` is ours, its unit is pending (law 5)."""
+    outcome = pc.equal(rows.column("verifier"), "outcome")
+    judged = pc.not_equal(rows.column("status"), "infra_error")
+    return pc.sum(pc.and_(outcome, judged)).as_py() or 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its schema, the columns that order its rows, and which rows count as units of its books."""
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    unit: str
+    count_units: Callable[[pa.Table], int] = all_rows
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("questions", QUESTIONS, ("question_id",), "record"),
+        Table("embeddings", EMBEDDINGS, ("question_id",), "question"),
+        Table("screened", SCREENED, ("question_id",), "question"),
+        Table("duplicates", DUPLICATES, ("question_id",), "question"),
+        Table("curated", CURATED, ("question_id",), "question"),
+        Table("responses", RESPONSES, ("response_id",), "request", answered_requests),
+        Table("verdicts", VERDICTS, ("response_id", "verifier"), "response", judged_responses),
+        Table("grades", GRADES, ("question_id",), "question"),
+        Table("selection", SELECTION, ("question_id", "response_id"), "response"),
+    )
+}

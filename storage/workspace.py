@@ -1,0 +1,283 @@
+"""A workspace: one folder that holds all tables of a data set, their manifest and what was made from them.
+
+    workspace.json            format, number of shard bits
+    recipe.yaml               the recipe as last run; recipes/<hash>.yaml keeps every one
+    tables/<table>/<shard>/   immutable Parquet parts
+    manifest/<step>/<shard>/  numbered commits: what is true
+    exports/, students/, report.html
+    cache/, tmp/              may be deleted at any time
+
+Covered: atomic commits by several writers, on one machine or a shared folder; books checked at every commit.
+Not covered: parts that no commit names (left by a killed writer) stay until a garbage collection removes them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import BooksDontBalance, NotAWorkspace, NotCommitted, SchemaMismatch
+from storage.files import create_file, replace_file, write_file
+from storage.fingerprint import combine, content_hash, hash_text
+from storage.manifest import Book, Head, Inputs, Manifest, Part, explain
+from storage.schemas import LEDGER, TABLES, Table
+
+FORMAT = 1
+ROWS_PER_SHARD = 4096
+MAX_SHARD_BITS = 12
+ALL = "all"
+"""Shard name of steps that write one result for the whole workspace, such as an export."""
+
+
+def shard_bits(expected_questions: int) -> int:
+    """Bits b such that 2^b shards hold about 4,096 questions each; at most 12, so that a flow's tasks stay few."""
+    bits = 0
+    while bits < MAX_SHARD_BITS and ROWS_PER_SHARD << bits < expected_questions:
+        bits += 1
+    return bits
+
+
+class Workspace:
+    """Open with `Workspace.create` or `Workspace.open`."""
+
+    def __init__(self, root: Path, bits: int) -> None:
+        self.root = root
+        self.bits = bits
+        self.manifest = Manifest(root / "manifest")
+
+    @classmethod
+    def create(cls, root: Path, *, bits: int) -> Workspace:
+        """Make the folder, or open it if it is a workspace already; its number of shards never changes here."""
+        if not (root / "workspace.json").exists():
+            if root.exists() and any(path.name not in {"cache", "tmp"} for path in root.iterdir()):
+                raise NotAWorkspace(f"{root}: the folder isn't empty and isn't a workspace; name another one")
+            record = {"format": FORMAT, "shard_bits": bits}
+            try:
+                create_file(root / "workspace.json", json.dumps(record, indent=1).encode())
+            except FileExistsError:
+                pass  # another process made it at the same moment: open that one
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        path = root / "workspace.json"
+        try:
+            record = json.loads(path.read_text())
+        except FileNotFoundError as fault:
+            raise NotAWorkspace(
+                f"{root}: no workspace here (no workspace.json); make one with `stillhouse run RECIPE --workspace {root}`"
+            ) from fault
+        if record.get("format") != FORMAT:
+            raise NotAWorkspace(f"{path}: format {record.get('format')}, this version reads {FORMAT}")
+        return cls(root, int(record["shard_bits"]))
+
+    # --- shards
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """All shard names: the first b bits of question_id, written in binary; one shard `0` where b = 0."""
+        return [format(number, f"0{max(self.bits, 1)}b") for number in range(1 << self.bits)]
+
+    def shard_of(self, hex_id: str) -> str:
+        number = int(hex_id[:8], 16) >> (32 - self.bits)
+        return self.shards[number]
+
+    # --- reading
+
+    def head(self, step: str, shard: str) -> Head | None:
+        return self.manifest.head(step, shard)
+
+    def need(self, step: str, shard: str) -> Head:
+        head = self.head(step, shard)
+        if head is None:
+            raise NotCommitted(f"{step} shard {shard} isn't there yet; run the step `{step}` first")
+        return head
+
+    def read(self, step: str, shard: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All live rows of a slice, ordered by the table's key."""
+        return self.read_parts(self.need(step, shard).data(), TABLES[table], columns)
+
+    def read_parts(self, parts: Iterable[Part], table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *table.key]))
+        pieces = [pq.read_table(self.root / part.path, columns=wanted, partitioning=None) for part in parts]
+        schema = table.schema if wanted is None else pa.schema([table.schema.field(name) for name in wanted])
+        pieces = [piece.cast(schema) for piece in pieces]
+        rows = pa.concat_tables(pieces) if pieces else schema.empty_table()
+        if len(pieces) > 1:
+            rows = rows.sort_by([(name, "ascending") for name in table.key])
+        return rows if columns is None else rows.select(list(columns))
+
+    def ledger(self, step: str, shard: str) -> pa.Table:
+        pieces = [pq.read_table(self.root / part.path, partitioning=None) for part in self.need(step, shard).ledger()]
+        return pa.concat_tables(pieces) if pieces else LEDGER.empty_table()
+
+    # --- writing
+
+    def begin(self, step: str, shard: str, inputs: Inputs, *, run_id: str, why: str = "") -> Transaction:
+        """Start work on a slice. The commit will succeed only if nobody else commits it in between."""
+        head = self.head(step, shard)
+        return Transaction(self, step, shard, inputs, head, run_id, why)
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def scratch(self) -> Path:
+        """A fresh folder for intermediate files; what is left there by a killed run may be deleted."""
+        folder = self.root / "tmp" / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        return folder
+
+    def keep_recipe(self, text: str, base: str) -> None:
+        """Freeze the recipe of this run, and the folder that its relative paths start from."""
+        data = f"# base: {base}\n{text}".encode()
+        kept = self.root / "recipes" / f"{hash_text(text)}.yaml"
+        if not kept.exists():
+            replace_file(kept, data)
+        current = self.root / "recipe.yaml"
+        if not current.exists() or current.read_bytes() != data:
+            replace_file(current, data)
+
+    def kept_recipe(self) -> tuple[str, str]:
+        """The recipe as last run, and the folder that its relative paths start from."""
+        try:
+            text = (self.root / "recipe.yaml").read_text(encoding="utf-8")
+        except FileNotFoundError as fault:
+            raise NotCommitted(f"{self.root}: no recipe was run here yet") from fault
+        first, _, rest = text.partition("\n")
+        return rest, first.removeprefix("# base: ")
+
+
+@dataclass
+class Transaction:
+    """One writer's work on one slice, from reading its base to the commit."""
+
+    workspace: Workspace
+    step: str
+    shard: str
+    inputs: Inputs
+    base: Head | None
+    run_id: str
+    why: str
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._seq = (self.base.seq if self.base else 0) + 1
+
+    def commit(
+        self,
+        table: str,
+        rows: pa.Table,
+        ledger: Sequence[dict[str, Any]] | pa.Table,
+        books: Sequence[Book],
+        *,
+        keep: Sequence[Part] = (),
+        extra: dict[str, Any] | None = None,
+    ) -> Head:
+        """Write `rows` and `ledger` as new parts and make them, with the parts in `keep`, the slice's live ones.
+
+        Raises BooksDontBalance or SchemaMismatch before anything is written, CommitLost if another writer was first.
+        """
+        spec = TABLES[table]
+        where = f"{self.step} shard {self.shard}"
+        rows = conform(rows, spec, where)
+        dropped = ledger if isinstance(ledger, pa.Table) else pa.Table.from_pylist(list(ledger), schema=LEDGER)
+        self._check(spec, rows, dropped, books, keep, where)
+        parts = list(keep)
+        if rows.num_rows:
+            parts.append(self._write(spec.name, "data", rows))
+        if dropped.num_rows:
+            parts.append(self._write(spec.name, "ledger", conform_ledger(dropped)))
+        return self._create(parts, books, extra or {})
+
+    def commit_result(self, books: Sequence[Book], *, content: str, ledger: Sequence[dict[str, Any]] = (),
+                      extra: dict[str, Any] | None = None) -> Head:  # fmt: skip
+        """Commit a step whose result is no table (an export, a student); `content` is the hash of that result."""
+        where = f"{self.step} shard {self.shard}"
+        dropped = pa.Table.from_pylist(list(ledger), schema=LEDGER)
+        _check_ledger(dropped, books, where)
+        for book in books:
+            book.check(where)
+        parts = [self._write(self.step, "ledger", conform_ledger(dropped))] if dropped.num_rows else []
+        return self._create(parts, books, extra or {}, content=content)
+
+    def _check(self, spec: Table, rows: pa.Table, dropped: pa.Table, books: Sequence[Book], keep: Sequence[Part],
+               where: str) -> None:  # fmt: skip
+        for book in books:
+            book.check(where)
+            if book.unit == spec.unit:
+                units = spec.count_units(rows)
+                if keep:
+                    units += spec.count_units(self.workspace.read_parts(keep, spec))
+                if units != book.units_out:
+                    raise BooksDontBalance(f"{where}: the books say {book.units_out} {book.unit} out, the rows {units}")
+        _check_ledger(dropped, books, where)
+
+    def _write(self, table: str, kind: Any, rows: pa.Table) -> Part:
+        name = f"{self.step}-{self._seq:06d}-{secrets.token_hex(4)}{'.ledger' if kind == 'ledger' else ''}.parquet"
+        path = self.workspace.root / "tables" / table / self.shard / name
+        written = write_file(path, lambda temporary: pq.write_table(
+            rows, temporary, compression="zstd", row_group_size=32_768))  # fmt: skip
+        relative = path.relative_to(self.workspace.root).as_posix()
+        return Part(relative, kind, rows.num_rows, written.bytes, written.sha256, content_hash(rows))
+
+    def _create(self, parts: Sequence[Part], books: Sequence[Book], extra: dict[str, Any],
+                content: str | None = None) -> Head:  # fmt: skip
+        head = Head(
+            step=self.step,
+            shard=self.shard,
+            seq=self._seq,
+            inputs=self.inputs,
+            content=content or combine([part.content for part in parts if part.kind == "data"]),
+            parts=tuple(parts),
+            books=tuple(books),
+            reason=self.why or explain(self.base.inputs if self.base else None, self.inputs),
+            seconds=round(time.monotonic() - self._started, 3),
+            run_id=self.run_id,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions={"python": platform.python_version(), "pyarrow": pa.__version__},
+            extra=extra,
+        )
+        self.workspace.manifest.create(head)
+        self.base = head
+        self._seq = head.seq + 1
+        return head
+
+
+def conform(rows: pa.Table, spec: Table, where: str) -> pa.Table:
+    """Rows with exactly the schema's columns, ordered by the key, keys unique; else SchemaMismatch."""
+    if set(rows.column_names) != set(spec.schema.names):
+        missing = sorted(set(spec.schema.names) - set(rows.column_names))
+        extra = sorted(set(rows.column_names) - set(spec.schema.names))
+        raise SchemaMismatch(f"{where}: table {spec.name} lacks columns {missing} and has unknown columns {extra}")
+    rows = rows.select(spec.schema.names).cast(spec.schema).sort_by([(name, "ascending") for name in spec.key])
+    for field in spec.schema:
+        if not field.nullable and rows.column(field.name).null_count:
+            raise SchemaMismatch(f"{where}: column {field.name} of {spec.name} may hold no null")
+    if rows.num_rows and rows.group_by(list(spec.key)).aggregate([]).num_rows != rows.num_rows:
+        raise SchemaMismatch(f"{where}: two rows of {spec.name} have the same {', '.join(spec.key)}")
+    return rows
+
+
+def conform_ledger(rows: pa.Table) -> pa.Table:
+    return rows.select(LEDGER.names).cast(LEDGER).sort_by([("unit_id", "ascending"), ("rule", "ascending")])
+
+
+def _check_ledger(dropped: pa.Table, books: Sequence[Book], where: str) -> None:
+    """Every dropped unit has one row in the ledger, and every row of the ledger is a dropped unit."""
+    grouped = dropped.select(["unit", "rule"]).group_by(["unit", "rule"]).aggregate([([], "count_all")])
+    counted = {(row["unit"], row["rule"]): row["count_all"] for row in grouped.to_pylist()}
+    booked = {(book.unit, rule): number for book in books for rule, number in book.dropped.items() if number}
+    if counted != booked:
+        raise BooksDontBalance(f"{where}: the ledger holds {counted}, the books say {booked}")

@@ -1,0 +1,58 @@
+"""The plan: which requests a recipe means, by teacher and question. It is computed, never stored (law 4).
+
+`responses` keeps everything ever paid for; verify, grade and select read only what the plan names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from storage.fingerprint import hash_text
+from tasks.teachers.settings import (
+    OpenAITeacherSettings,
+    ReplayTeacherSettings,
+    TeacherBase,
+    TransformersTeacherSettings,
+    render,
+    request_hash,
+)
+from tasks.teachers.teacher import Request
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One planned request of round 0."""
+
+    request: Request
+    category: str
+
+
+def model_revision(teacher: TeacherBase) -> str:
+    """What exactly answers, known without loading it."""
+    if isinstance(teacher, TransformersTeacherSettings):
+        from tasks.teachers.revision import resolve_revision
+
+        revision = resolve_revision(teacher.model, teacher.revision)
+        return revision if revision.startswith("folder-") else f"{teacher.model}@{revision}"
+    if isinstance(teacher, OpenAITeacherSettings):
+        return f"{teacher.model}@{teacher.revision}" if teacher.revision else teacher.model
+    assert isinstance(teacher, ReplayTeacherSettings)
+    return teacher.revision or "replay"
+
+
+def planned(questions: Iterable[dict[str, Any]], teacher: TeacherBase, revision: str) -> Iterator[Planned]:
+    """The k planned samples of each curated question (columns question_id, messages, category) for one teacher."""
+    extra_body = teacher.extra_body if isinstance(teacher, OpenAITeacherSettings) else {}
+    for question in questions:
+        category = question["category"]
+        if teacher.categories is not None and category not in teacher.categories:
+            continue
+        messages = render(question["messages"], teacher.prompt(category))
+        sampling = teacher.resolved_sampling(category)
+        asked = request_hash(messages, sampling, extra_body)
+        for index in range(teacher.samples):
+            identity = hash_text(question["question_id"], teacher.name, revision, str(index), asked)
+            seed = int(identity[:8], 16) >> 1 if teacher.seeds else None
+            yield Planned(Request(identity, question["question_id"], index, messages, sampling, seed), category)

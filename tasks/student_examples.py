@@ -1,0 +1,105 @@
+"""What a student is trained on: conversations rendered by its chat template, with the loss on the last answer only.
+
+Two things that trainers do without a word are counted or refused here: an example over the maximum length, and a chat
+template that drops the thinking part of an answer.
+"""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a token that the loss leaves out
+
+
+class UnusableData(ValueError):
+    """The data set can't be trained on with this student as it is. The message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split, ready to train on: columns input_ids and labels; and what was left out or cut."""
+
+    examples: datasets.Dataset
+    examples_in: int
+    overlong_ids: list[str]
+    prompt_mismatches: int
+
+
+def encode(
+    messages: Sequence[dict[str, str]], response_id: str, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Token ids of one conversation and their labels, IGNORED up to where the completion begins.
+
+    The completion begins where the prompt, rendered as for inference, and the whole conversation diverge.
+    Raises UnusableData if a part of the completion would not be in the loss.
+    """
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise UnusableData(
+            f"response {response_id}: the last of its messages is not an assistant's answer to one"
+        )
+    prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    start = len(os.path.commonprefix([prompt, whole]))
+    if lost := parts_outside(messages[-1]["content"], whole[start:]):
+        raise UnusableData(
+            f"the chat template of {tokenizer.name_or_path} keeps the {lost} of response {response_id} out of the loss: "
+            "give the student a template that keeps it (setting chat_template, a Jinja file)"
+        )
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    input_ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    begin = len(os.path.commonprefix([prompt_ids, input_ids]))
+    return {
+        "input_ids": input_ids,
+        "labels": [IGNORED] * begin + input_ids[begin:],
+        "prompt_mismatch": begin < len(prompt_ids),
+    }
+
+
+def parts_outside(content: str, rendered: str) -> str | None:
+    """Which part of an answer is not in the rendered text: "thinking part", "answer" or None. White space is free."""
+
+    def plain(text: str) -> str:
+        return " ".join(unicodedata.normalize("NFC", text).split())
+
+    there = plain(rendered)
+    think, closed, answer = content.rpartition("</think>")
+    # The opening tag may belong to the generation prompt; the closing tag is the student's to write.
+    if closed and (plain(think.removeprefix("<think>")) not in there or "</think>" not in there):
+        return "thinking part"
+    return None if plain(answer) in there else "answer"
+
+
+def encode_split(
+    split: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: str
+) -> Encoded:
+    """Render a split, and drop or truncate what is over `max_length` tokens.
+
+    A truncated example whose prompt alone fills `max_length` has nothing left to learn from and is dropped as well.
+    """
+
+    def encode_row(row: dict[str, Any]) -> dict[str, Any]:
+        return encode(row["messages"], row["response_id"], tokenizer)
+
+    workers = (
+        min(os.cpu_count() or 1, len(split) // 10_000) or None
+    )  # a worker is worth its start from there on
+    encoded = split.select_columns(["messages", "response_id"]).map(
+        encode_row, remove_columns=["messages"], num_proc=workers
+    )
+    lengths = [len(ids) for ids in encoded.with_format("arrow")["input_ids"]]
+    long = [row for row, length in enumerate(lengths) if length > max_length]
+    overlong_ids = encoded.select(long)["response_id"][:]
+    if long and overlong == "drop":
+        encoded = encoded.select([row for row, length in enumerate(lengths) if length <= max_length])
+    elif long:
+        encoded = encoded.map(lambda row: {key: row[key][:max_length] for key in ("input_ids", "labels")})
+        encoded = encoded.filter(
+            lambda labels: any(label != IGNORED for label in labels), input_columns="labels"
+        )
+    mismatches = sum(encoded["prompt_mismatch"])
+    return Encoded(encoded.select_columns(["input_ids", "labels"]), len(split), overlong_ids, mismatches)

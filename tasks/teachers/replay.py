@@ -1,0 +1,183 @@
+"""Engine `replay`: responses that exist already, in files.
+
+The files are read once into an index by shard, kept in the workspace's cache under the hash of what it was made from.
+A record that matches no planned request goes to the ledger of its shard: of a question that isn't curated, beyond the
+k planned samples, or broken.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.fingerprint import hash_json, hash_text
+from storage.workspace import Workspace
+from tasks.question import BadRecord, lookup, question_id
+from tasks.sources import FileSource, fingerprint_files, read_source
+from tasks.spill import Spill
+from tasks.teachers.settings import ReplayTeacherSettings
+from tasks.teachers.teacher import Reply, Request, failed, split_think
+
+INDEX = pa.schema([
+    ("place", pa.string()), ("question_id", pa.string()), ("sample_index", pa.int64()), ("think_content", pa.string()),
+    ("answer_content", pa.string()), ("finish_reason", pa.string()), ("prompt_tokens", pa.int64()),
+    ("completion_tokens", pa.int64()), ("mean_logprob", pa.float64()), ("bad_rule", pa.string()),
+    ("bad_detail", pa.string()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A record that no planned request asks for."""
+
+    place: str
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Strays:
+    records: int
+    """All records of the shard."""
+    found: tuple[Stray, ...]
+
+    def by_rule(self) -> dict[str, int]:
+        return dict(Counter(stray.rule for stray in self.found))
+
+
+def replay_files(teacher: ReplayTeacherSettings, base: Path, cache: Path) -> dict[str, str]:
+    return fingerprint_files(_source(teacher), base, cache)
+
+
+def _source(teacher: ReplayTeacherSettings) -> FileSource:
+    return FileSource(name=teacher.name, kind="file", path=teacher.path, format=teacher.format)
+
+
+class ReplayTeacher:
+    """Answers from files; a request without a stored response is refused as `not_in_replay`."""
+
+    def __init__(self, teacher: ReplayTeacherSettings, base: Path, workspace: Workspace) -> None:
+        self._teacher, self._base, self._workspace = teacher, base, workspace
+        self._shard: tuple[str, dict[tuple[str, int], dict[str, Any]]] | None = None
+
+    def __enter__(self) -> Self:
+        self._index = self._build()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shard = None
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        for request in requests:
+            stored = self._stored(self._workspace.shard_of(request.question_id))
+            row = stored.get((request.question_id, request.sample_index))
+            if row is None:
+                yield _missing(request, self._teacher)
+                continue
+            yield Reply(
+                request.response_id, row["think_content"], row["answer_content"], row["finish_reason"],
+                row["prompt_tokens"], row["completion_tokens"], row["mean_logprob"], latency_s=0.0,
+            )  # fmt: skip
+
+    def strays(self, shard: str, asked: set[str]) -> Strays:
+        """The records of a shard that serve none of the questions in `asked`, or lie beyond the planned samples."""
+        rows = self._read(shard)
+        found = []
+        for row in rows:
+            if row["bad_rule"]:
+                found.append(Stray(row["place"], row["bad_rule"], row["bad_detail"]))
+            elif row["question_id"] not in asked:
+                found.append(Stray(row["place"], "question_not_asked", row["question_id"]))
+            elif row["sample_index"] >= self._teacher.samples:
+                found.append(Stray(row["place"], "beyond_samples", f"sample {row['sample_index']}"))
+        return Strays(len(rows), tuple(found))
+
+    def _stored(self, shard: str) -> dict[tuple[str, int], dict[str, Any]]:
+        if self._shard is None or self._shard[0] != shard:
+            rows = self._read(shard)
+            self._shard = shard, {(row["question_id"], row["sample_index"]): row for row in rows if not row["bad_rule"]}
+        return self._shard[1]
+
+    def _read(self, shard: str) -> list[dict[str, Any]]:
+        path = self._index / f"{shard}.parquet"
+        return pq.read_table(path, partitioning=None).to_pylist() if path.exists() else []
+
+    def _build(self) -> Path:
+        """The index folder; two processes may build it at once, the first to finish wins."""
+        teacher, workspace = self._teacher, self._workspace
+        files = replay_files(teacher, self._base, workspace.cache / "files")
+        made_from = {"files": files, "columns": teacher.columns, "format": teacher.format, "bits": workspace.bits}
+        target = workspace.cache / "replay" / hash_json(made_from)
+        if target.exists():
+            return target
+        spill = Spill(workspace, INDEX)
+        folder = workspace.scratch()
+        try:
+            counts: dict[str, int] = defaultdict(int)
+            for place, record in ((one.place, one.value) for one in read_source(_source(teacher), self._base)):
+                for row in _rows(place, record, teacher.columns, counts):
+                    spill.add(workspace.shard_of(row["question_id"] or hash_text(place)), row)
+            for shard in workspace.shards:
+                if (table := spill.read(shard)).num_rows:
+                    pq.write_table(table, folder / f"{shard}.parquet")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+        finally:
+            spill.close()
+            shutil.rmtree(folder, ignore_errors=True)
+        return target
+
+
+def _missing(request: Request, teacher: ReplayTeacherSettings) -> Reply:
+    reply = failed(request, f"no stored response {request.sample_index} in {teacher.path}", "refused")
+    return Reply(**{**reply.__dict__, "finish_reason": "not_in_replay"})
+
+
+def _rows(place: str, record: dict[str, Any] | BadRecord, columns: dict[str, str],
+          counts: dict[str, int]) -> Iterator[dict[str, Any]]:  # fmt: skip
+    empty: dict[str, Any] = dict.fromkeys(INDEX.names) | {"place": place}
+    if isinstance(record, BadRecord):
+        yield empty | {"bad_rule": record.rule, "bad_detail": record.detail}
+        return
+
+    def get(name: str) -> Any:
+        return lookup(record, columns.get(name, name))
+
+    messages = get("messages") or [{"role": "user", "content": get("question")}]
+    if isinstance(messages, str):
+        messages = json.loads(messages)
+    if messages and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    responses = get("response")
+    answers = responses if isinstance(responses, list) else [responses]
+    if responses is None:
+        answers = [None] if get("answer_content") is not None else []
+    if not all(isinstance(message.get("content"), str) for message in messages) or not answers:
+        yield empty | {"bad_rule": "missing_column", "bad_detail": "no question, or no response"}
+        return
+    identity = question_id(messages)
+    for answer in answers:
+        think, text = split_think(answer) if isinstance(answer, str) else (get("think_content"), get("answer_content"))
+        if not isinstance(text, str):
+            yield empty | {"bad_rule": "wrong_type", "bad_detail": f"the response is {type(text).__name__}"}
+            continue
+        yield empty | {
+            "question_id": identity, "sample_index": counts[identity], "think_content": think, "answer_content": text,
+            **{name: get(name) for name in ("finish_reason", "prompt_tokens", "completion_tokens", "mean_logprob")},
+        }  # fmt: skip
+        counts[identity] += 1

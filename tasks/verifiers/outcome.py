@@ -1,0 +1,46 @@
+"""From several judgements to one outcome, by the category's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.verifiers.settings import Policy
+from tasks.verifiers.verdict import Judgement, unscored
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """One verifier's judgement of a response."""
+
+    verifier: str
+    version: str
+    judgement: Judgement
+
+
+def combine_opinions(opinions: Sequence[Opinion], policy: Policy) -> Judgement:
+    """The outcome.
+
+    first: the first opinion that could judge. rule_or_judge: passed if any passed (DeepDistill asks a judge where the
+    rule says wrong). rule_and_judge: passed if all passed (REDI). A verifier that had nothing to go by
+    (`unverifiable`) has no say; one that failed (`infra_error`) makes the outcome wait wherever it could change it.
+    """
+    voices = [opinion for opinion in opinions if opinion.judgement.status != "unverifiable"]
+    if not voices:
+        return unscored("unverifiable", "no verifier of this category had the means to judge")
+    if policy == "first":
+        return _as_outcome(voices[0])
+    wanted = policy == "rule_or_judge"  # the vote that decides alone
+    deciding = next((opinion for opinion in voices if opinion.judgement.passed is wanted), None)
+    if deciding:
+        return _as_outcome(deciding)
+    failed = next((opinion for opinion in voices if opinion.judgement.status == "infra_error"), None)
+    return _as_outcome(failed or voices[0])
+
+
+def _as_outcome(opinion: Opinion) -> Judgement:
+    found = opinion.judgement
+    evidence: dict[str, object] = {"by": opinion.verifier}
+    if found.status == "infra_error":
+        evidence["reason"] = found.evidence.get("reason") or found.evidence.get("detail")
+    return Judgement(found.score, found.passed, found.status, found.answer, evidence, found.seconds)

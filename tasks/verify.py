@@ -1,0 +1,189 @@
+"""Verify: every planned response gets one judgement from each verifier of its category, and one outcome.
+
+A verdict is reused while its verifier's version, which covers libraries, settings and the means of verification,
+stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step per teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from storage.fingerprint import hash_json, hash_text
+from storage.manifest import Book
+from storage.schemas import VERDICTS
+from storage.workspace import Transaction
+from tasks.plan import model_revision, planned
+from tasks.step import Context, Step, Work
+from tasks.teachers.settings import TeacherBase
+from tasks.verifiers.bench import Bench, Subject, static_versions
+from tasks.verifiers.outcome import Opinion, combine_opinions
+from tasks.verifiers.settings import VerifySettings
+from tasks.verifiers.verdict import Judgement, unscored
+
+VERSION = "1"
+BATCH = 256
+COMMIT_EVERY_S = 30.0
+MEANS = ("ground_truth", "test_cases", "checker", "time_limit_s", "memory_limit_mb", "language", "entry_point",
+         "instruction_constraints")  # fmt: skip
+
+
+def verify_step(settings: VerifySettings, teacher: TeacherBase, *, workers: int) -> Step:
+    """The step `verify.<teacher>`; `workers` is the number of verifier processes and containers."""
+    revision = model_revision(teacher)
+
+    def run(context: Context, step: Step, work: Sequence[Work]) -> None:
+        with Bench(settings, workers) as bench:
+            for one in work:
+                _Shard(context, step, one, settings, teacher, revision, bench).run()
+
+    described = {
+        "verify": settings.as_json(),
+        "versions": static_versions(settings),
+        "teacher": teacher.asks(),
+        "revision": revision,
+    }
+    reads = ("curate", f"generate.{teacher.name}")
+    return Step(f"verify.{teacher.name}", "verify", "shard", VERSION, described, reads, run)
+
+
+class _Shard:
+    """The work on one shard of one teacher."""
+
+    def __init__(self, context: Context, step: Step, work: Work, settings: VerifySettings, teacher: TeacherBase,
+                 revision: str, bench: Bench) -> None:  # fmt: skip
+        self._context, self._step, self._settings, self._bench = context, step, settings, bench
+        self._shard = work.shard
+        self._transaction: Transaction = context.begin(step, work)
+        workspace = context.workspace
+        questions = workspace.read("curate", work.shard, "curated").to_pylist()
+        self._questions = {question["question_id"]: question for question in questions}
+        self._plan = [one.request.response_id for one in planned(questions, teacher, revision)]
+        responses = workspace.read(f"generate.{teacher.name}", work.shard, "responses").to_pylist()
+        self._responses = {row["response_id"]: row for row in responses}
+        self._known: dict[tuple[str, str, str], dict[str, Any]] = {}
+        if self._transaction.base:
+            for row in workspace.read(step.key, work.shard, "verdicts").to_pylist():
+                self._known[row["response_id"], row["verifier"], row["verifier_version"]] = row
+        self._rows: list[dict[str, Any]] = []
+        self._ledger: list[dict[str, Any]] = []
+        self._waiting = 0
+
+    def run(self) -> None:
+        answered = [key for key in self._plan if self._account(key)]
+        self._context.progress.expect(self._step.key, len(answered))
+        last = time.monotonic()
+        for start in range(0, len(answered), BATCH):
+            batch = answered[start : start + BATCH]
+            self._judge(batch)
+            self._context.progress.advance(self._step.key, len(batch))
+            rest = len(answered) - start - len(batch)
+            if rest and time.monotonic() - last > COMMIT_EVERY_S:
+                self._commit(rest)
+                last = time.monotonic()
+        self._commit(0)
+
+    def _account(self, key: str) -> bool:
+        """Whether a planned response is there to be judged; what isn't is pending or in the ledger."""
+        row = self._responses.get(key)
+        if row is not None and row["error_kind"] is None:
+            return True
+        if row is None or row["error_kind"] == "transient":
+            self._waiting += 1
+            if row is not None:
+                missing = unscored("infra_error", f"the request failed: {row['error']}")
+                self._rows.append(_row(row, "outcome", "request", missing))
+        else:
+            evidence = json.dumps({"error": row["error"], "question_id": row["question_id"]})
+            self._ledger.append(self._context.drop(self._step.key, "response", key, "no_response", evidence=evidence))
+        return False
+
+    def _judge(self, keys: Sequence[str]) -> None:
+        """Judge a batch: all its open verdicts, verifier by verifier, then the outcomes."""
+        opinions: dict[str, list[Opinion]] = {key: [] for key in keys}
+        for name in self._bench.order:
+            subjects = [self._subject(key) for key in keys if name in self._routed(key)]
+            verifier = self._bench.version(name) if subjects else ""
+            open_: list[tuple[Subject, str]] = []
+            for subject in subjects:
+                version = f"{verifier}; means {_means(subject.question)}"
+                known = self._known.get((subject.response_id, name, version))
+                if known is not None and known["status"] != "infra_error":
+                    self._rows.append(known)
+                    opinions[subject.response_id].append(Opinion(name, version, _judgement(known)))
+                elif name == "judge" and self._settled(subject, opinions[subject.response_id]):
+                    continue
+                else:
+                    open_.append((subject, version))
+            judged = self._bench.judge(name, [subject for subject, _ in open_])
+            for (subject, version), judgement in zip(open_, judged, strict=True):
+                self._rows.append(_row(subject.response, name, version, judgement))
+                opinions[subject.response_id].append(Opinion(name, version, judgement))
+        for key in keys:
+            self._rows.append(self._outcome(key, opinions[key]))
+
+    def _routed(self, key: str) -> tuple[str, ...]:
+        return self._settings.verifiers(self._questions[self._responses[key]["question_id"]]["category"])
+
+    def _subject(self, key: str) -> Subject:
+        response = self._responses[key]
+        return Subject(key, self._questions[response["question_id"]], response)
+
+    def _settled(self, subject: Subject, opinions: Sequence[Opinion]) -> bool:
+        """Whether the rule has decided already, so that the judge need not be paid: only wrong ones are asked about."""
+        policy = self._settings.policy.get(subject.question["category"], "first")
+        statements = [opinion.judgement.passed for opinion in opinions if opinion.judgement.passed is not None]
+        if policy == "first":
+            return bool(statements)
+        return (policy == "rule_or_judge") in statements
+
+    def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
+        response = self._responses[key]
+        policy = self._settings.policy.get(self._questions[response["question_id"]]["category"], "first")
+        outcome = combine_opinions(opinions, policy)
+        version = hash_text(policy, *(f"{opinion.verifier}={opinion.version}" for opinion in opinions))
+        if outcome.status == "infra_error":
+            self._waiting += 1
+        return _row(response, "outcome", version, outcome)
+
+    def _commit(self, rest: int) -> None:
+        """All rows so far; `rest` responses are still to come in this run."""
+        dropped = dict(Counter(entry["rule"] for entry in self._ledger))
+        out = len(self._plan) - self._waiting - len(self._ledger) - rest
+        book = Book("response", len(self._plan), out, dropped, self._waiting + rest)
+        table = pa.Table.from_pylist(self._rows, schema=VERDICTS)
+        self._transaction.commit("verdicts", table, self._ledger, [book])
+
+
+def _means(question: dict[str, Any]) -> str:
+    """Hash of what the question is verified by."""
+    return hash_json({name: question[name] for name in MEANS})[:12]
+
+
+def _row(response: dict[str, Any], verifier: str, version: str, judgement: Judgement) -> dict[str, Any]:
+    evidence = dict(judgement.evidence)
+    timing = {"seconds": round(judgement.seconds, 6)} | dict(evidence.pop("timing", {}))  # type: ignore[call-overload]
+    return {
+        "response_id": response["response_id"],
+        "question_id": response["question_id"],
+        "teacher": response["teacher"],
+        "sample_index": response["sample_index"],
+        "verifier": verifier,
+        "verifier_version": version,
+        "verify_score": judgement.score,
+        "passed": judgement.passed,
+        "status": judgement.status,
+        "answer": judgement.answer,
+        "evidence": json.dumps(evidence, ensure_ascii=False, sort_keys=True, default=str),
+        "timing": json.dumps(timing),
+    }
+
+
+def _judgement(row: dict[str, Any]) -> Judgement:
+    return Judgement(row["verify_score"], row["passed"], row["status"], row["answer"], json.loads(row["evidence"]),
+                     json.loads(row["timing"])["seconds"])  # fmt: skip

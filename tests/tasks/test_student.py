@@ -1,0 +1,327 @@
+"""A tiny real model trained through the real subprocess: loss, counts, refusals, kills and resume."""
+
+import dataclasses
+import json
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from tasks.student import TrainingFailed, TrainResult, TrainSettings, read_result, train_student
+from tasks.student_examples import IGNORED, UnusableData, encode, encode_split
+from tasks.student_sft import newest_complete_checkpoint
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+DROPS_THINKING = TEMPLATE.replace("m.content", "m.content.split('</think>')[-1]")
+OPENS_THINKING = TEMPLATE.replace(
+    "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|><think>"
+)
+SETTINGS = TrainSettings(
+    model="tiny", max_length=64, learning_rate=3e-3, epochs=10, batch_size=8, save_steps=5, overlong="drop"
+)
+Unbroken = tuple[TrainResult, list[tuple[int, int, float]]]
+STEPS = 80  # 64 examples of at most 64 tokens, batches of 8, 10 epochs
+
+
+def example(number: int, answer: str) -> dict[str, object]:
+    question = f"What is {number} + 1?"
+    return {
+        "question_id": f"q{number}",
+        "response_id": f"r{number}",
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+    }
+
+
+@contextmanager
+def using(tokenizer: PreTrainedTokenizerFast, template: str) -> Iterator[None]:
+    tokenizer.chat_template = template
+    try:
+        yield
+    finally:
+        tokenizer.chat_template = TEMPLATE
+
+
+def thought(number: int) -> str:
+    return f"<think>{number} and one more</think>{number + 1}"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 short training examples, 2 overlong ones between them, 8 validation examples of which 1 is overlong."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "data").mkdir()
+    numbers = random.Random(17).sample(range(10, 99), 74)
+    train = [example(number, thought(number)) for number in numbers[:66]]
+    for row in (3, 40):
+        train[row] = example(1000 + row, "<think>" + "and one " * 60 + "</think>1")
+    check = [example(number, thought(number)) for number in numbers[66:]]
+    check[0] = example(2000, "word " * 80)
+    pq.write_table(pa.Table.from_pylist(train), folder / "data" / "train-00000-of-00001.parquet")
+    pq.write_table(pa.Table.from_pylist(check), folder / "data" / "validation-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 2 layers with a byte-level BPE tokenizer trained on the spot."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|end|>", "<|user|>", "<|assistant|>"]
+    texts = [f"What is {number} + 1? {thought(number)}" for number in range(100)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(17)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_path: Path) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(model_path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """An uninterrupted training and the progress that it reported."""
+    progress: list[tuple[int, int, float]] = []
+
+    def note(step: int, total: int, loss: float) -> None:
+        progress.append((step, total, loss))
+
+    out = tmp_path_factory.mktemp("unbroken")
+    return train_student(SETTINGS, dataset, out, model_path=str(model_path), on_progress=note), progress
+
+
+def test_loss_falls_and_every_step_is_reported(unbroken: Unbroken) -> None:
+    result, progress = unbroken
+    assert result.steps == STEPS
+    assert [step for step, _ in result.loss_curve] == list(range(1, STEPS + 1))
+    assert result.train_loss == result.loss_curve[-1][1] < 0.5 * result.loss_curve[0][1]
+    assert result.eval_loss is not None and result.eval_loss < result.loss_curve[0][1]
+    assert math.isnan(progress[0][2])
+    assert [(step, total) for step, total, _ in progress] == [(step, STEPS) for step in range(STEPS + 1)]
+
+
+def test_every_example_is_counted(unbroken: Unbroken) -> None:
+    result, _ = unbroken
+    assert (result.examples_in, result.examples, result.overlong) == (66, 64, 2)
+    assert result.overlong_ids == ("r1003", "r1040")
+    assert (result.eval_examples, result.eval_overlong) == (7, 1)
+
+
+def test_tokens_are_counted_exactly(
+    unbroken: Unbroken, dataset: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    result, _ = unbroken
+    rows = pq.read_table(dataset / "data" / "train-00000-of-00001.parquet").to_pylist()
+    encoded = [encode(row["messages"], row["response_id"], tokenizer) for row in rows]
+    kept = [one for one in encoded if len(one["input_ids"]) <= SETTINGS.max_length]
+    assert result.tokens == 10 * sum(len(one["input_ids"]) for one in kept)
+    assert result.loss_tokens == 10 * sum(label != IGNORED for one in kept for label in one["labels"])
+
+
+def test_the_student_loads_with_its_template_and_brings_no_pickle(unbroken: Unbroken) -> None:
+    result, _ = unbroken
+    AutoModelForCausalLM.from_pretrained(result.model)
+    assert AutoTokenizer.from_pretrained(result.model).chat_template == TEMPLATE
+    assert {file.suffix for file in result.model.iterdir()} <= {".safetensors", ".json", ".jinja", ".md"}
+    assert not list(result.model.parent.glob("checkpoint-*"))
+
+
+def test_a_finished_folder_returns_at_once(
+    unbroken: Unbroken, dataset: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = unbroken
+
+    def no_process(*arguments: object, **options: object) -> None:
+        raise AssertionError("a finished training was started again")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    assert train_student(SETTINGS, dataset, result.model.parent, model_path=str(model_path)) == result
+    with pytest.raises(AssertionError):  # another setting is another training
+        other = dataclasses.replace(SETTINGS, seed=18)
+        shutil.copytree(result.model.parent, result.model.parent.with_name("copy"))
+        train_student(other, dataset, result.model.parent.with_name("copy"), model_path=str(model_path))
+
+
+PARENT = """
+import json, sys
+from pathlib import Path
+from tasks.student import TrainSettings, train_student
+
+settings, dataset, out, model_path = sys.argv[1:]
+report = lambda step, total, loss: print(step, flush=True)
+train_student(TrainSettings(**json.loads(settings)), Path(dataset), Path(out), model_path=model_path, on_progress=report)
+"""
+
+
+def test_killed_with_its_parent_it_resumes_to_the_same_curve(
+    unbroken: Unbroken, dataset: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """Fault: SIGKILL of the parent in the middle. No trainer stays; the next call goes on from a checkpoint."""
+    out = tmp_path / "student"
+    arguments = [json.dumps(dataclasses.asdict(SETTINGS)), str(dataset), str(out), str(model_path)]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        if int(line) > 5:  # the first checkpoint is there
+            break
+    trainers_alive = psutil.Process(parent.pid).children(recursive=True)
+    assert trainers_alive, "the trainer was over before it could be killed"
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(trainers_alive, timeout=10)
+    assert not alive
+    with pytest.raises(FileNotFoundError):
+        read_result(out)
+
+    last = newest_complete_checkpoint(out)
+    assert last is not None
+    half_written = out / "checkpoint-79"
+    half_written.mkdir()
+    (half_written / "trainer_state.json").write_text('{"global_step": 79, "log_hi')
+    result = train_student(SETTINGS, dataset, out, model_path=str(model_path))
+    whole, _ = unbroken
+    assert result.resumed_from == int(last.name.removeprefix("checkpoint-"))
+    assert (result.steps, result.tokens, result.loss_tokens) == (whole.steps, whole.tokens, whole.loss_tokens)
+    assert [step for step, _ in result.loss_curve] == [step for step, _ in whole.loss_curve]
+    assert [loss for _, loss in result.loss_curve] == pytest.approx(
+        [loss for _, loss in whole.loss_curve], rel=1e-4
+    )
+    assert result.eval_loss == pytest.approx(whole.eval_loss, rel=1e-4)
+
+
+def test_a_template_that_drops_thinking_is_refused(dataset: Path, model_path: Path, tmp_path: Path) -> None:
+    template = tmp_path / "drops.jinja"
+    template.write_text(DROPS_THINKING)
+    settings = dataclasses.replace(SETTINGS, chat_template=str(template))
+    with pytest.raises(
+        TrainingFailed, match=f"chat template of {model_path} keeps the thinking part"
+    ) as fault:
+        train_student(settings, dataset, tmp_path / "student", model_path=str(model_path))
+    assert "Traceback" not in str(fault.value)
+    assert fault.value.log.read_text() != ""
+
+
+def test_loss_is_on_the_last_answer_only(tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = [
+        ("user", "What is 1 + 1?"),
+        ("assistant", "2"),
+        ("user", "And 2 + 1?"),
+        ("assistant", thought(2)),
+    ]
+    encoded = encode([{"role": role, "content": content} for role, content in turns], "r", tokenizer)
+    learnt = [label for label in encoded["labels"] if label != IGNORED]
+    assert tokenizer.decode(learnt) == thought(2) + "<|end|>"
+    assert not encoded["prompt_mismatch"]
+
+
+def test_a_think_tag_in_the_generation_prompt_is_no_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = [{"role": "user", "content": "What is 2 + 1?"}, {"role": "assistant", "content": thought(2)}]
+    with using(tokenizer, OPENS_THINKING):
+        encoded = encode(messages, "r", tokenizer)
+    learnt = [label for label in encoded["labels"] if label != IGNORED]
+    assert tokenizer.decode(learnt).endswith("2 and one more</think>3<|end|>")
+
+
+def test_a_prompt_that_inference_renders_differently_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    split = datasets.Dataset.from_list([example(1, "2"), example(2, thought(2))])
+    with using(tokenizer, OPENS_THINKING):
+        assert encode_split(split, tokenizer, 64, "drop").prompt_mismatches == 1
+
+
+def test_truncation_is_counted_and_drops_what_has_nothing_to_learn(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    long_answer, long_question = example(1, "one more " * 60), example(2, "3")
+    long_question["messages"][0]["content"] = "one more " * 60  # type: ignore[index]
+    split = datasets.Dataset.from_list([example(0, "1"), long_answer, long_question])
+    encoded = encode_split(split, tokenizer, 32, "truncate")
+    assert encoded.overlong_ids == ["r1", "r2"]
+    assert [len(ids) <= 32 for ids in encoded.examples["input_ids"]] == [True, True]
+
+
+@pytest.mark.parametrize("messages", [[("user", "alone")], [("user", "hi"), ("user", "again")]])
+def test_a_conversation_without_an_answer_is_refused(
+    messages: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(UnusableData, match="response r9: the last of its messages"):
+        encode([{"role": role, "content": content} for role, content in messages], "r9", tokenizer)
+
+
+def test_packed_examples_do_not_see_each_other(model_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """TRL's packing tells documents apart by position only; the attention used without flash-attn must heed that."""
+    model = AutoModelForCausalLM.from_pretrained(model_path).eval()
+    ids = [tokenizer(text)["input_ids"] for text in ("What is 2 + 1?", "7 and one more is what?")]
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    packed = collate([{"input_ids": ids[0] + ids[1], "seq_lengths": [len(one) for one in ids]}])
+    packed.pop("labels")
+    with torch.no_grad():
+        together = model(**packed, use_cache=False).logits[0]
+        alone = torch.cat([model(input_ids=torch.tensor([one])).logits[0] for one in ids])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_a_checkpoint_counts_only_when_whole(tmp_path: Path) -> None:
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_step": 5}'), (15, "{"), (20, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-notes").mkdir()
+    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    (tmp_path / "checkpoint-5" / "optimizer.pt").write_bytes(b"PK torn")
+    assert newest_complete_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("setting", [{"overlong": "cut"}, {"dtype": "fp8"}, {"warmup_ratio": 5}])
+def test_a_wrong_setting_is_answered_with_the_valid_ones(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TrainSettings(model="tiny", **setting)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_training_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="export a data set there first"):
+        train_student(SETTINGS, tmp_path, tmp_path / "student", model_path="unused")
