@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the sandbox image; does nothing when it is there and sandbox/image/ has not changed.
 #
-#   STILLHOUSE_SANDBOX_IMAGE   name of the image        (default stillhouse-sandbox:core)
-#   STILLHOUSE_BASE_IMAGE      a base image to pull     (default: make one from Debian packages)
+#   STILLHOUSE_SANDBOX_IMAGE   name of the image        default: stillhouse-sandbox:core
+#   STILLHOUSE_BASE_IMAGE      a base image to pull that has python3, gcc and g++ (e.g. python:3.11-bookworm);
+#                              default, and where it can't be pulled: one made from Debian packages
 #
 # Needs a running Docker engine (deploy/setup.sh sees to that).
 set -euo pipefail
@@ -25,6 +26,8 @@ if [ "$have" = "$content" ]; then
     echo "sandbox image: $image is up to date ($content)"
     exit 0
 fi
+
+old=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
 
 make_base() {
     docker image inspect "$base" >/dev/null 2>&1 && return
@@ -56,4 +59,6 @@ if ! log=$(DOCKER_BUILDKIT=0 docker build --quiet --network none --build-arg "BA
     echo "$log" >&2
     exit 1
 fi
+# The version before this one, unless a container still runs on it.
+[ -z "$old" ] || docker rmi "$old" >/dev/null 2>&1 || true
 echo "sandbox image: built $image ($content) on $base"

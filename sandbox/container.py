@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -43,7 +44,9 @@ def engine() -> Iterator[docker.DockerClient]:
         yield client
     except docker.errors.ImageNotFound as error:
         raise ImageMissing(f"no sandbox image: {error.explanation}; build it with deploy/sandbox_image.sh") from None
-    except (requests.RequestException, docker.errors.APIError, OSError) as error:
+    except docker.errors.APIError as error:
+        raise EngineUnavailable(f"the Docker engine refused: {error.explanation or error}") from None
+    except (requests.RequestException, OSError) as error:
         raise _unavailable(error) from None
     finally:
         client.close()
@@ -62,8 +65,7 @@ def owner() -> str:
 
 def _started(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] == "Z" else fields[19]
@@ -205,8 +207,7 @@ def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "command": [str(uid_base)],
         "labels": {LABEL: "1", OWNER: owner()},
-        "stdin_open": True,
-        "detach": True,
+        "stdin_open": True,  # docker-py then sets StdinOnce too, unless told to detach
         "auto_remove": True,
         "network_mode": "none",
         "ipc_mode": "private",
@@ -216,7 +217,6 @@ def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:
         "security_opt": ["no-new-privileges:true"],
         "mem_limit": memory,
         "memswap_limit": memory,
-        "mem_swappiness": 0,
         "pids_limit": 320,
         "nano_cpus": 1_000_000_000,
         "shm_size": 16 * MIB,

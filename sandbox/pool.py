@@ -14,13 +14,12 @@ import atexit
 import os
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from types import TracebackType
 
 from sandbox.container import Container, engine, sweep
-from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, SandboxError
-from sandbox.runner import Session, infra_verdict
+from sandbox.errors import BadTestCase, ContainerLost, SandboxError
+from sandbox.runner import Session, check_test, infra_verdict
 from sandbox.verdict import MIB, Limits, SolutionVerdict, TestCase, TestVerdict
 
 DEFAULT_IMAGE = "stillhouse-sandbox:core"
@@ -149,6 +148,8 @@ class Sandbox:
             raise ValueError(f"language must be one of python, got {language!r}")
         if not tests:
             raise BadTestCase("a solution is judged by at least one test, got none")
+        for test in tests[: limits.max_tests]:
+            check_test(test, entry_point)
         if limits.memory_bytes > self.max_memory_bytes:
             raise ValueError(
                 f"memory_bytes {limits.memory_bytes} is over this sandbox's max_memory_bytes "
@@ -177,43 +178,39 @@ class Sandbox:
         exact: bool,
         attempt: int,
     ) -> SolutionVerdict:
-        container = self._solutions.take()
+        # Lists, because between giving one back and taking the next there is none to give back.
+        boxes = [self._solutions.take()]
         referees: list[Container] = []
         session: Session | None = None
-        sound = False
+        done: list[TestVerdict] = []
+        sound = False  # no program is running in either
 
-        def borrow() -> Container:
+        def borrow_referee() -> Container:
             if not referees:
                 referees.append(self._referees.take())
             return referees[0]
 
-        def change_referee() -> None:
-            while referees:
-                box = referees.pop()
-                self._referees.give_back(box, sound and session is not None and box not in session.dirty)
+        def give_back() -> None:
+            dirty = session.dirty if session else set()
+            for slots, held in ((self._solutions, boxes), (self._referees, referees)):
+                while held:
+                    box = held.pop()
+                    slots.give_back(box, sound and box not in dirty)
 
-        done: list[TestVerdict] = []
         try:
-            session = Session(container, code, limits, borrow)
+            session = Session(boxes[0], code, limits, borrow_referee)
             for test in tests[: limits.max_tests]:
+                if session.dirty:
+                    give_back()
+                    boxes.append(self._solutions.take())
+                    session = Session(boxes[0], code, limits, borrow_referee)
                 sound = False
                 done.append(session.judge(test, entry_point, exact))
                 sound = True
                 if done[-1].status != "accepted" and limits.stop_at_first_failure:
                     break
-                if session.dirty:
-                    if container in session.dirty:
-                        self._solutions.give_back(container, sound=False)
-                        container = self._solutions.take()
-                    change_referee()
-                    session = Session(container, code, limits, borrow)
-        except BadTestCase:
-            sound = False  # a referee or a program may still be running in there
-            raise
         finally:
-            clean = sound and session is not None and container not in session.dirty
-            change_referee()
-            self._solutions.give_back(container, clean)
+            give_back()
         return summarize(done, len(tests), attempt)
 
 

@@ -20,6 +20,7 @@ from sandbox.process import GRACE_S, End, Process
 from sandbox.verdict import Limits, Status, TestCase, TestVerdict
 
 MAX_TURNS = 100_000  # calls that one assert test may make
+TALK = ("value", "raise", "too_large", "call", "get", "set", "iterate")  # the rest ends the conversation
 Compare = Callable[[Any], str | None]
 
 
@@ -37,16 +38,12 @@ class Session:
         open_for_solution(container)
 
     def judge(self, test: TestCase, entry_point: str | None, exact: bool = False) -> TestVerdict:
-        """The verdict on one test. Raises ContainerLost and BadTestCase."""
+        """The verdict on one test that `check_test` let through. Raises ContainerLost and BadTestCase."""
         if test.kind == "stdin":
             return self._stdin(test, exact)
         if test.kind == "call":
-            if not entry_point:
-                raise BadTestCase("a call test needs an entry_point, e.g. 'solve' or 'Solution.solve'")
             args, kwargs, expected = read_call(test)
-            return self._call(entry_point, args, kwargs, lambda got: judge.compare_result(expected, got))
-        if test.kind != "assert":
-            raise BadTestCase(f"kind must be stdin, call or assert, got {test.kind!r}")
+            return self._call(entry_point or "", args, kwargs, lambda got: judge.compare_result(expected, got))
         plan = asserts.plan(test.code, entry_point)
         if isinstance(plan, asserts.LiteralCall):
             want = plan.expected
@@ -92,12 +89,12 @@ class Session:
         while referee.end is None and referee.said.get("op") not in ("done", "failed") and calls < MAX_TURNS:
             _turn(solution, referee.said, calls)
             calls += 1
-            if solution.end is not None:
+            if solution.end is not None or solution.said.get("op") not in TALK:
                 break
             referee.talk(solution.said)
         if calls == 0:  # the test asks nothing of the solution, which must load all the same
             _turn(solution, {"op": "get", "name": "__name__", "attribute": ""}, calls)
-        died = solution.end is not None
+        died = solution.end is not None or solution.said.get("op") not in TALK
         end = self._note(self.container, solution.stop())
         test_end = self._note(box, referee.stop())
         if fault := end.fault(self.limits) or (end.verdict("runtime_error", _EARLY) if died else None):
@@ -169,6 +166,18 @@ def read_call(test: TestCase) -> tuple[list[Any], dict[str, Any], Any]:
     if isinstance(given, dict) and set(given) <= {"args", "kwargs"}:
         return list(given.get("args", [])), dict(given.get("kwargs", {})), expected
     raise BadTestCase(f'input of a call test must be [...] or {{"args": [...], "kwargs": {{}}}}: {test.input[:80]}')
+
+
+def check_test(test: TestCase, entry_point: str | None) -> None:
+    """Raise BadTestCase for a test that cannot be run, before a container is taken for it."""
+    if test.kind == "call":
+        if not entry_point:
+            raise BadTestCase("a call test needs an entry_point, e.g. 'solve' or 'Solution.solve'")
+        read_call(test)
+    elif test.kind == "assert":
+        asserts.plan(test.code, entry_point)
+    elif test.kind != "stdin":
+        raise BadTestCase(f"kind must be stdin, call or assert, got {test.kind!r}")
 
 
 def infra_verdict(detail: str) -> TestVerdict:

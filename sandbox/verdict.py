@@ -46,7 +46,7 @@ class Limits:
     def __post_init__(self) -> None:
         if self.time_s <= 0 or (self.wall_s is not None and self.wall_s <= 0):
             raise ValueError(f"time_s and wall_s must be positive, got {self.time_s} and {self.wall_s}")
-        if not 32 * MIB <= self.memory_bytes:
+        if not self.memory_bytes >= 32 * MIB:
             raise ValueError(f"memory_bytes must be at least 32 MiB, got {self.memory_bytes}")
         if not 1 <= self.output_bytes <= 32 * MIB:
             raise ValueError(f"output_bytes must be 1 .. 32 MiB, got {self.output_bytes}")

@@ -27,7 +27,7 @@ def connect(spill: Path, memory_mb: int = DEFAULT_MEMORY_MB, threads: int | None
     spill.mkdir(parents=True, exist_ok=True)
     return duckdb.connect(
         config={
-            "memory_limit": f"{memory_mb}MB",
+            "memory_limit": f"{memory_mb}MiB",
             "temp_directory": str(spill),
             "threads": threads or os.cpu_count() or 1,
             "autoinstall_known_extensions": False,

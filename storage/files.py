@@ -30,6 +30,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each one's entry in its parent as durable as the files to come."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
+
+
 def beside(path: Path) -> Path:
     """A fresh temporary name in the same folder, so that a rename stays on one file system."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -37,7 +46,7 @@ def beside(path: Path) -> Path:
 
 def write_file(path: Path, write: Callable[[Path], None]) -> Written:
     """Run `write` on a temporary name, fsync it, rename it to `path`; on any fault the temporary is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = beside(path)
     try:
         write(temporary)
@@ -47,7 +56,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> Written:
                 digest.update(block)
             os.fsync(file.fileno())
             size = file.tell()
-        os.rename(temporary, path)
+        temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
@@ -61,7 +70,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def create_file(path: Path, data: bytes) -> None:
     """Create `path` with `data` in one step, or raise FileExistsError and change nothing (law 2)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = beside(path)
     try:
         _write_bytes(temporary, data)

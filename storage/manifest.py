@@ -57,6 +57,8 @@ class Book:
 
     def check(self, where: str) -> None:
         total = self.units_out + sum(self.dropped.values()) + self.pending
+        if min(self.units_in, self.units_out, self.pending, *self.dropped.values()) < 0:
+            raise BooksDontBalance(f"{where}: a negative count in {self}; this is a fault in the stage, please report it")
         if total != self.units_in:
             raise BooksDontBalance(
                 f"{where}: {self.units_in} {self.unit} units came in, but {self.units_out} out + "
@@ -123,7 +125,7 @@ class Manifest:
     def read(self, step: str, shard: str, seq: int) -> Head:
         path = self._folder(step, shard) / f"{seq:08d}.json"
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as fault:
             raise StorageError(f"{path}: the manifest can't be read ({fault}); restore it from a copy") from fault
         return Head(
@@ -148,11 +150,14 @@ class Manifest:
 
     def steps(self) -> list[str]:
         """Keys of all steps that have a commit."""
-        return sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
+        return _folders(self.root)
 
     def shards(self, step: str) -> list[str]:
-        folder = self.root / step
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        return _folders(self.root / step)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
 
 
 def explain(old: Inputs | None, new: Inputs) -> str:

@@ -62,14 +62,15 @@ CURATED = QUESTIONS.append(column("split", TEXT, "train | heldout", required=Tru
 EMBEDDINGS = pa.schema([
     column("question_id", TEXT, "the question", required=True),
     column("text_hash", TEXT, "128-bit hash of the embedded text, 32 hex digits", required=True),
-    column("vector", pa.list_(pa.float16()), "unit vector of the text, f16", required=True),
+    column("vector", pa.list_(pa.float16()), "unit vector of the text, f16; its last bits depend on batch and threads",
+           volatile=True, required=True),
 ])  # fmt: skip
 
 SCREENED = pa.schema([
     column("question_id", TEXT, "the question", required=True),
     column("text_hash", TEXT, "128-bit hash of the text normalised for exact duplicates", required=True),
     column("rule", TEXT, "the first rule that drops this question; null if none does"),
-    column("value", FLOAT, "what was measured"),
+    column("value", FLOAT, "what was measured; a cosine's last digits depend on batch and threads", volatile=True),
     column("threshold", FLOAT, "what the recipe allows"),
     column("evidence", TEXT, "JSON: the text that matched, the benchmark item", required=True),
 ])  # fmt: skip
@@ -78,7 +79,7 @@ DUPLICATES = pa.schema([
     column("question_id", TEXT, "the question", required=True),
     column("kept_id", TEXT, "representative of its cluster; itself if it is the one", required=True),
     column("rule", TEXT, "exact_duplicate | near_duplicate | near_heldout; null for the representative"),
-    column("similarity", FLOAT, "cosine to the nearest member that linked it, 1 for an exact duplicate"),
+    column("similarity", FLOAT, "cosine to the nearest member that linked it, 1 for an exact duplicate", volatile=True),
     column("split", TEXT, "split of the whole cluster: train | heldout", required=True),
 ])  # fmt: skip
 
@@ -191,6 +192,8 @@ class Table:
     key: tuple[str, ...]
     unit: str
     count_units: Callable[[pa.Table], int] = all_rows
+    counted: tuple[str, ...] = ()
+    """columns that `count_units` looks at, besides the key"""
 
 
 TABLES = {
@@ -201,8 +204,8 @@ TABLES = {
         Table("screened", SCREENED, ("question_id",), "question"),
         Table("duplicates", DUPLICATES, ("question_id",), "question"),
         Table("curated", CURATED, ("question_id",), "question"),
-        Table("responses", RESPONSES, ("response_id",), "request", answered_requests),
-        Table("verdicts", VERDICTS, ("response_id", "verifier"), "response", judged_responses),
+        Table("responses", RESPONSES, ("response_id",), "request", answered_requests, ("error_kind",)),
+        Table("verdicts", VERDICTS, ("response_id", "verifier"), "response", judged_responses, ("status",)),
         Table("grades", GRADES, ("question_id",), "question"),
         Table("selection", SELECTION, ("question_id", "response_id"), "response"),
     )

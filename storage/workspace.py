@@ -52,14 +52,16 @@ class Workspace:
     """Open with `Workspace.create` or `Workspace.open`."""
 
     def __init__(self, root: Path, bits: int) -> None:
-        self.root = root
+        self.root = root.absolute()  # so that a change of the working directory moves nothing
         self.bits = bits
-        self.manifest = Manifest(root / "manifest")
+        self.manifest = Manifest(self.root / "manifest")
 
     @classmethod
     def create(cls, root: Path, *, bits: int) -> Workspace:
         """Make the folder, or open it if it is a workspace already; its number of shards never changes here."""
         if not (root / "workspace.json").exists():
+            if root.exists() and not root.is_dir():
+                raise NotAWorkspace(f"{root}: a file, not a folder; name another one")
             if root.exists() and any(path.name not in {"cache", "tmp"} for path in root.iterdir()):
                 raise NotAWorkspace(f"{root}: the folder isn't empty and isn't a workspace; name another one")
             record = {"format": FORMAT, "shard_bits": bits}
@@ -73,14 +75,17 @@ class Workspace:
     def open(cls, root: Path) -> Workspace:
         path = root / "workspace.json"
         try:
-            record = json.loads(path.read_text())
-        except FileNotFoundError as fault:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            bits = int(record["shard_bits"]) if record["format"] == FORMAT else 0
+        except (FileNotFoundError, NotADirectoryError) as fault:
             raise NotAWorkspace(
                 f"{root}: no workspace here (no workspace.json); make one with `stillhouse run RECIPE --workspace {root}`"
             ) from fault
-        if record.get("format") != FORMAT:
-            raise NotAWorkspace(f"{path}: format {record.get('format')}, this version reads {FORMAT}")
-        return cls(root, int(record["shard_bits"]))
+        except (ValueError, TypeError, KeyError) as fault:
+            raise NotAWorkspace(f"{path}: can't be read ({fault!r}); restore it from a copy") from fault
+        if record["format"] != FORMAT:
+            raise NotAWorkspace(f"{path}: format {record['format']}, this version reads {FORMAT}")
+        return cls(root, bits)
 
     # --- shards
 
@@ -188,6 +193,7 @@ class Transaction:
         """Write `rows` and `ledger` as new parts and make them, with the parts in `keep`, the slice's live ones.
 
         Raises BooksDontBalance or SchemaMismatch before anything is written, CommitLost if another writer was first.
+        The books must count the table's own unit, one book a unit.
         """
         spec = TABLES[table]
         where = f"{self.step} shard {self.shard}"
@@ -206,22 +212,23 @@ class Transaction:
         """Commit a step whose result is no table (an export, a student); `content` is the hash of that result."""
         where = f"{self.step} shard {self.shard}"
         dropped = pa.Table.from_pylist(list(ledger), schema=LEDGER)
+        _check_books(books, where)
         _check_ledger(dropped, books, where)
-        for book in books:
-            book.check(where)
         parts = [self._write(self.step, "ledger", conform_ledger(dropped))] if dropped.num_rows else []
         return self._create(parts, books, extra or {}, content=content)
 
     def _check(self, spec: Table, rows: pa.Table, dropped: pa.Table, books: Sequence[Book], keep: Sequence[Part],
                where: str) -> None:  # fmt: skip
-        for book in books:
-            book.check(where)
-            if book.unit == spec.unit:
-                units = spec.count_units(rows)
-                if keep:
-                    units += spec.count_units(self.workspace.read_parts(keep, spec))
-                if units != book.units_out:
-                    raise BooksDontBalance(f"{where}: the books say {book.units_out} {book.unit} out, the rows {units}")
+        _check_books(books, where)
+        out = {book.unit: book.units_out for book in books}
+        units = spec.count_units(rows)
+        if keep:
+            kept = self.workspace.read_parts(keep, spec, [*spec.key, *spec.counted])
+            units += spec.count_units(kept)
+            keys = pa.concat_tables([kept.select(list(spec.key)), rows.select(list(spec.key))])
+            _check_keys(keys, spec, where)
+        if out.get(spec.unit) != units:
+            raise BooksDontBalance(f"{where}: the books say {out.get(spec.unit)} {spec.unit} out, the rows {units}")
         _check_ledger(dropped, books, where)
 
     def _write(self, table: str, kind: Any, rows: pa.Table) -> Part:
@@ -261,17 +268,32 @@ def conform(rows: pa.Table, spec: Table, where: str) -> pa.Table:
         missing = sorted(set(spec.schema.names) - set(rows.column_names))
         extra = sorted(set(rows.column_names) - set(spec.schema.names))
         raise SchemaMismatch(f"{where}: table {spec.name} lacks columns {missing} and has unknown columns {extra}")
-    rows = rows.select(spec.schema.names).cast(spec.schema).sort_by([(name, "ascending") for name in spec.key])
+    try:
+        rows = rows.select(spec.schema.names).cast(spec.schema)
+    except (pa.ArrowException, ValueError) as fault:
+        raise SchemaMismatch(f"{where}: the rows don't fit table {spec.name}: {fault}") from fault
     for field in spec.schema:
         if not field.nullable and rows.column(field.name).null_count:
             raise SchemaMismatch(f"{where}: column {field.name} of {spec.name} may hold no null")
-    if rows.num_rows and rows.group_by(list(spec.key)).aggregate([]).num_rows != rows.num_rows:
-        raise SchemaMismatch(f"{where}: two rows of {spec.name} have the same {', '.join(spec.key)}")
-    return rows
+    _check_keys(rows, spec, where)
+    return rows.sort_by([(name, "ascending") for name in spec.key])
 
 
 def conform_ledger(rows: pa.Table) -> pa.Table:
     return rows.select(LEDGER.names).cast(LEDGER).sort_by([("unit_id", "ascending"), ("rule", "ascending")])
+
+
+def _check_keys(rows: pa.Table, spec: Table, where: str) -> None:
+    if rows.num_rows and rows.group_by(list(spec.key)).aggregate([]).num_rows != rows.num_rows:
+        raise SchemaMismatch(f"{where}: two rows of {spec.name} have the same {', '.join(spec.key)}")
+
+
+def _check_books(books: Sequence[Book], where: str) -> None:
+    units = [book.unit for book in books]
+    if len(set(units)) != len(units):
+        raise BooksDontBalance(f"{where}: two books of the same unit among {', '.join(units)}")
+    for book in books:
+        book.check(where)
 
 
 def _check_ledger(dropped: pa.Table, books: Sequence[Book], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,13 @@ configs:
 | source | licence | rows |
 |---|---|---|
 {%- for (source, license), rows in sources %}
-| {{ source }} | {{ license or "unknown" }} | {{ rows }} |
+| {{ source }} | {{ (license or "unknown") | cell }} | {{ rows }} |
 {%- endfor %}
 
 | teacher | revision | rows |
 |---|---|---|
 {%- for (teacher, revision), rows in teachers %}
-| {{ teacher }} | {{ revision }} | {{ rows }} |
+| {{ teacher }} | {{ revision | cell }} | {{ rows }} |
 {%- endfor %}
 
 ## What is in it
@@ -93,16 +94,30 @@ class CardFacts:
 
 
 def write_card(path: Path, facts: CardFacts, counts: dict[str, int]) -> None:
-    """Write `README.md`; `counts` is rows by split, and a split without rows is left out."""
-    licenses = {license for _, license in facts.by["source"]}
-    only = licenses.pop() if len(licenses) == 1 else None
-    counts = {split: rows for split, rows in counts.items() if rows}
-    template = Environment(autoescape=False, keep_trailing_newline=True).from_string(CARD)
+    """Write `README.md`; `counts` is rows by split, and a validation split without rows is left out."""
+    counts = {split: rows for split, rows in counts.items() if rows or split == "train"}
+    environment = Environment(autoescape=False, keep_trailing_newline=True)
+    environment.filters["cell"] = _cell
+    template = environment.from_string(CARD)
     ordered = {name: sorted(counter.items(), key=lambda pair: (-pair[1], str(pair[0]))) for name, counter in facts.by.items()}
     path.write_text(
         template.render(
-            name=facts.name, license=only.lower() if only else "other", splits=list(counts), counts=counts,
+            name=facts.name, license=_license_id({license for _, license in facts.by["source"]}), splits=list(counts), counts=counts,
             total=sum(counts.values()), questions=len(facts.questions), sources=ordered["source"],
             teachers=ordered["teacher"], categories=ordered["category"], difficulties=ordered["difficulty"],
-        )
+        ),
+        encoding="utf-8",
     )  # fmt: skip
+
+
+def _license_id(licenses: set[str | None]) -> str:
+    """The licence for the card's front matter: the one that all rows have, if it looks like an id."""
+    if licenses == {None}:
+        return "unknown"
+    only = (licenses.pop() or "").lower() if len(licenses) == 1 else ""
+    return only if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", only) else "other"
+
+
+def _cell(text: object) -> str:
+    """Text of a record in a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

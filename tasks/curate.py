@@ -21,7 +21,7 @@ from storage.schemas import CURATED, SCREENED
 from tasks.decontaminate import DecontaminateSettings, benchmark_files, load_benchmarks, normal_text
 from tasks.dedup import DedupSettings, dedup_step
 from tasks.embeddings import EmbeddingSettings, embed_step, matrix
-from tasks.filters import FilterSettings, screen_text
+from tasks.filters import FilterSettings, Finding, screen_text
 from tasks.question import question_text
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
@@ -54,7 +54,8 @@ def curate_steps(settings: CurateSettings, base: Path, sources: Sequence[str], t
     steps.append(_screen_step(settings, base, embedded))
     steps.append(
         dedup_step(settings.near_duplicates, exact=settings.exact_duplicates, heldout=settings.heldout,
-                   incumbents=settings.incumbents, sources=sources, teachers=teachers, embedded=embedded)
+                   incumbents=settings.incumbents, sources=sources, teachers=teachers, embedded=embedded,
+                   embedding=settings.embedding.identity() if embedded else None)
     )  # fmt: skip
     steps.append(Step("curate", "curate", "shard", VERSION, {}, ("ingest", "screen", "dedup"), _curate))
     return steps
@@ -65,10 +66,12 @@ def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]
     described = {
         "filters": settings.filters.as_json() if settings.filters else None,
         "decontaminate": contamination.as_json(),
+        "embedding": settings.embedding.identity() if embedded else None,
     }
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        benchmarks = load_benchmarks(contamination, settings.embedding, base)
+        hashes = tuple(sorted(work[0].inputs.files.items()))
+        benchmarks = load_benchmarks(contamination, settings.embedding, base, hashes)
         for one in work:
             transaction = context.begin(step, one)
             questions = context.workspace.read("ingest", one.shard, "questions", ["question_id", "messages"])
@@ -87,7 +90,7 @@ def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]
                     "rule": finding and finding.rule,
                     "value": finding and finding.value,
                     "threshold": finding and finding.threshold,
-                    "evidence": _evidence(finding.seen) if finding else "{}",
+                    "evidence": _evidence(finding) if finding else "{}",
                 })  # fmt: skip
             book = Book("question", len(rows), len(rows))
             transaction.commit("screened", pa.Table.from_pylist(rows, schema=SCREENED), [], [book])
@@ -98,8 +101,9 @@ def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]
                 lambda cache: benchmark_files(contamination, base, cache))  # fmt: skip
 
 
-def _evidence(seen: str) -> str:
-    return seen if seen.startswith('{"benchmark"') else json.dumps({"seen": seen}, ensure_ascii=False)
+def _evidence(finding: Finding) -> str:
+    """A benchmark's finding is JSON already; a filter's is a piece of the question."""
+    return finding.seen if finding.rule.startswith("benchmark_") else json.dumps({"seen": finding.seen}, ensure_ascii=False)
 
 
 def _curate(context: Context, step: Step, work: Sequence[Work]) -> None:
@@ -119,7 +123,7 @@ def _curate(context: Context, step: Step, work: Sequence[Work]) -> None:
             elif duplicate is not None and duplicate["rule"]:
                 evidence = json.dumps({"kept": duplicate["kept_id"]})
                 ledger.append(context.drop(step.key, "question", identity, duplicate["rule"],
-                                           value=duplicate["similarity"], evidence=evidence))  # fmt: skip
+                                           value=round(duplicate["similarity"], 3), evidence=evidence))  # fmt: skip
             else:
                 kept.append(question | {"split": duplicate["split"] if duplicate else "train"})
         book = Book("question", len(questions), len(kept), dict(Counter(entry["rule"] for entry in ledger)))

@@ -1,7 +1,7 @@
 """Decontamination: questions that are on a benchmark, by exact text, by n-gram, by embedding.
 
 Each finding carries the benchmark item and the text that matched. Benchmark items shorter than n words are matched
-whole, as a run of words. Not covered: paraphrases that neither rule sees (see the measurements in the docs).
+whole, as a run of words and signs of at least SHORTEST_RUN. Not covered: paraphrases that neither rule sees (see the measurements in the docs).
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from storage.fingerprint import file_key, hash_file, hash_text
+from storage.fingerprint import hash_text
 from tasks.embeddings import EmbeddingSettings, Vectors, embed
 from tasks.errors import BadSetting
 from tasks.filters import Finding
 from tasks.question import BadRecord, lookup, normalise
 from tasks.settings import Settings
-from tasks.sources import FileSource, read_file, source_files
+from tasks.sources import FileSource, hash_source_files, read_file, source_files
 
 WORD = re.compile(r"\w+", re.UNICODE)
+SIGN = re.compile(r"\w+|[^\w\s]", re.UNICODE)
+SHORTEST_RUN = 6
+"""A shorter item, such as `Solve for x`, stands in far too many questions: it matches as a whole text only."""
+BLOCK = 512
 
 
 class Benchmark(Settings):
@@ -57,9 +61,14 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+def tokens(text: str) -> list[str]:
+    """Lower-case words and signs, in order, without the signs that end a text: `3 - 4` and `3 + 4` differ."""
+    return SIGN.findall(text.lower().rstrip(" \t\r\n.?:"))
+
+
 def normal_text(text: str) -> str:
-    """Lower-case words joined by single blanks: what exact matching compares."""
-    return " ".join(words(text))
+    """Words and signs joined by single blanks: what exact matching compares."""
+    return " ".join(tokens(text))
 
 
 class Benchmarks:
@@ -70,13 +79,15 @@ class Benchmarks:
         self._settings = settings
         self._embedding = embedding
         self._exact = {hash_text(normal_text(item.text)): number for number, item in reversed(list(enumerate(items)))}
-        self._grams: dict[int, dict[str, int]] = {}
-        if settings.ngram:
-            for number, item in enumerate(self.items):
-                tokens = words(item.text)
-                size = min(settings.ngram, len(tokens))
-                for gram in _ngrams(tokens, size) if size >= 3 else ():
-                    self._grams.setdefault(size, {}).setdefault(gram, number)
+        self._grams: dict[str, int] = {}
+        self._runs: dict[int, dict[str, int]] = {}
+        """items shorter than an n-gram, by length in words and signs"""
+        for number, item in enumerate(self.items if settings.ngram else ()):
+            if grams := _ngrams(words(item.text), settings.ngram or 0):
+                for gram in grams:
+                    self._grams.setdefault(gram, number)
+            elif len(run := tokens(item.text)) >= SHORTEST_RUN:
+                self._runs.setdefault(len(run), {}).setdefault(" ".join(run), number)
         self._vectors: Vectors | None = None
 
     def check(self, texts: Sequence[str], vectors: Vectors | None) -> list[Finding | None]:
@@ -87,23 +98,29 @@ class Benchmarks:
             return found
         if self._vectors is None:
             self._vectors = embed([normalise(item.text) for item in self.items], self._embedding)
-        cosines = vectors.astype(np.float32) @ self._vectors.astype(np.float32).T
-        nearest = cosines.argmax(axis=1)
-        for row, number in enumerate(nearest):
-            value = float(cosines[row, number])
-            if found[row] is None and value > threshold:
-                found[row] = self._finding("benchmark_similarity", int(number), value, threshold, self.items[number].text)
+        items = self._vectors.astype(np.float32).T
+        for start in range(0, len(texts), BLOCK):
+            cosines = vectors[start : start + BLOCK].astype(np.float32) @ items
+            for row, number in enumerate(cosines.argmax(axis=1), start):
+                value = float(cosines[row - start, number])
+                if found[row] is None and value > threshold:
+                    found[row] = self._finding("benchmark_similarity", int(number), round(min(value, 1.0), 3), threshold,
+                                               self.items[number].text)  # fmt: skip
         return found
 
     def _by_text(self, text: str) -> Finding | None:
         number = self._exact.get(hash_text(normal_text(text)))
         if number is not None:
             return self._finding("benchmark_exact", number, 1.0, None, text)
-        tokens = words(text)
-        for size, grams in self._grams.items():
-            for gram in _ngrams(tokens, size):
-                if gram in grams:
-                    return self._finding("benchmark_ngram", grams[gram], size, self._settings.ngram, gram)
+        size = self._settings.ngram or 0
+        for gram in _ngrams(words(text), size) if self._grams else ():
+            if gram in self._grams:
+                return self._finding("benchmark_ngram", self._grams[gram], size, size, gram)
+        signs = tokens(text) if self._runs else []
+        for length in sorted(self._runs, reverse=True):
+            for run in _ngrams(signs, length):
+                if run in self._runs[length]:
+                    return self._finding("benchmark_ngram", self._runs[length][run], length, size, run)
         return None
 
     def _finding(self, rule: str, number: int, value: float, threshold: float | None, matched: str) -> Finding:
@@ -112,19 +129,27 @@ class Benchmarks:
         return Finding(rule, value, threshold, json.dumps(seen, ensure_ascii=False))
 
 
-def _ngrams(tokens: Sequence[str], size: int) -> list[str]:
-    return [" ".join(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
+def _ngrams(parts: Sequence[str], size: int) -> list[str]:
+    return [" ".join(parts[start : start + size]) for start in range(len(parts) - size + 1)]
 
 
 def benchmark_files(settings: DecontaminateSettings, base: Path, cache: Path) -> dict[str, str]:
     """sha256 of each benchmark file."""
-    paths = [path for benchmark in settings.benchmarks for path in source_files(_as_source(benchmark), base)]
-    return {f"benchmark:{file_key(path, base)}": hash_file(path, cache) for path in paths}
+    found: dict[str, str] = {}
+    for benchmark in settings.benchmarks:
+        hashes = hash_source_files(_as_source(benchmark), base, cache)
+        found |= {f"benchmark:{name}": digest for name, digest in hashes.items()}
+    return found
 
 
 @lru_cache(maxsize=4)
-def load_benchmarks(settings: DecontaminateSettings, embedding: EmbeddingSettings, base: Path) -> Benchmarks:
-    """Read all benchmark files; BadSetting if one has no such column, since nothing would ever match it."""
+def load_benchmarks(
+    settings: DecontaminateSettings, embedding: EmbeddingSettings, base: Path, hashes: tuple[tuple[str, str], ...]
+) -> Benchmarks:
+    """Read all benchmark files; BadSetting if one has no such column, since nothing would ever match it.
+
+    `hashes` are those of the files: a file that changes within one process is read again.
+    """
     items: list[Item] = []
     for benchmark in settings.benchmarks:
         before = len(items)
@@ -133,10 +158,7 @@ def load_benchmarks(settings: DecontaminateSettings, embedding: EmbeddingSetting
             for index, record in enumerate(read_file(path, source, base)):
                 text = None if isinstance(record.value, BadRecord) else lookup(record.value, benchmark.question)
                 if not isinstance(text, str) or not text.strip():
-                    raise BadSetting(
-                        f"benchmark {benchmark.name}: {record.place} has no text in column {benchmark.question!r}; "
-                        f"set `question` to the right one{_columns(record.value)}"
-                    )
+                    raise BadSetting(f"benchmark {benchmark.name}: {record.place} {_complaint(record.value, benchmark)}")
                 items.append(Item(benchmark.name, index, text))
         if len(items) == before:
             raise BadSetting(f"benchmark {benchmark.name}: {benchmark.path} holds no items")
@@ -147,5 +169,9 @@ def _as_source(benchmark: Benchmark) -> FileSource:
     return FileSource(name=benchmark.name, kind="file", path=benchmark.path)
 
 
-def _columns(value: Any) -> str:
-    return f" (found: {', '.join(value)})" if isinstance(value, dict) else ""
+def _complaint(value: dict[str, Any] | BadRecord, benchmark: Benchmark) -> str:
+    if isinstance(value, BadRecord):
+        return f"can't be read: {value.rule}, {value.detail}; mend the file"
+    return (
+        f"has no text in column {benchmark.question!r}; set `question` to the right one (found: {', '.join(value)})"
+    )

@@ -2,7 +2,8 @@
 
 Pairs with cosine ≥ threshold are found exactly, by blocked matrix products over the upper triangle; clusters are the
 connected components of those pairs. The representative is chosen in this order: answers already paid for, source
-priority, has a reference, longer text, smaller id. The decision is written per shard for every question that passed
+priority, has a reference, longer text, smaller id; in a held-out cluster nothing that was for training can be it. The
+decision is written per shard for every question that passed
 the screen, so that its split stays what it was (law 6).
 """
 
@@ -51,23 +52,24 @@ class Candidate:
 
 
 def dedup_step(near: DedupSettings | None, *, exact: bool, heldout: float, incumbents: bool, sources: Sequence[str],
-               teachers: Sequence[str], embedded: tuple[str, ...]) -> Step:  # fmt: skip
+               teachers: Sequence[str], embedded: tuple[str, ...], embedding: dict[str, Any] | None) -> Step:  # fmt: skip
     described = {
         "near_duplicates": near.as_json() if near else None, "exact_duplicates": exact, "heldout": heldout,
-        "sources": list(sources), "incumbents": incumbents,
+        "sources": list(sources), "incumbents": incumbents, "embedding": embedding,
     }  # fmt: skip
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
+        transactions = [context.begin(step, one) for one in work]  # before anything is read: the base is what we saw
         candidates = _candidates(context.workspace, step, sources, teachers if incumbents else ())
         context.progress.expect(step.key, len(candidates))
         links = list(_exact_links(candidates)) if exact else []
         if near is not None:
             links += _near_links(context, step, candidates, near.threshold)
         rows = _decide(candidates, links, heldout)
-        for one in work:
-            table = pa.Table.from_pylist(rows[one.shard], schema=DUPLICATES)
+        for transaction in transactions:
+            table = pa.Table.from_pylist(rows[transaction.shard], schema=DUPLICATES)
             book = Book("question", table.num_rows, table.num_rows)
-            context.begin(step, one).commit("duplicates", table, [], [book])
+            transaction.commit("duplicates", table, [], [book])
         context.progress.advance(step.key, len(candidates))
 
     return Step("dedup", "curate", "global", VERSION, described, ("ingest", "screen", *embedded), run)
@@ -104,10 +106,11 @@ def _paid_for(workspace: Workspace, shard: str, teachers: Sequence[str]) -> set[
 
 
 def _earlier_splits(workspace: Workspace, step: Step, shard: str) -> dict[str, str]:
+    """What each question was for; `near_heldout` ones have been for training, and stay known as that."""
     if workspace.head(step.key, shard) is None:
         return {}
-    rows = workspace.read(step.key, shard, "duplicates", ["question_id", "split"]).to_pylist()
-    return {row["question_id"]: row["split"] for row in rows}
+    rows = workspace.read(step.key, shard, "duplicates", ["question_id", "split", "rule"]).to_pylist()
+    return {row["question_id"]: "train" if row["rule"] == "near_heldout" else row["split"] for row in rows}
 
 
 Link = tuple[int, int, float, str]
@@ -157,7 +160,7 @@ def similar_pairs(vectors: npt.NDArray[np.float16], threshold: float) -> Iterato
             products = rows @ np.asarray(vectors[left : left + BLOCK], np.float32).T
             for row, column in zip(*np.nonzero(products >= threshold), strict=True):
                 if top + row < left + column:
-                    yield int(top + row), int(left + column), float(products[row, column])
+                    yield int(top + row), int(left + column), min(float(products[row, column]), 1.0)
 
 
 def _decide(candidates: Sequence[Candidate], links: Sequence[Link], heldout: float) -> dict[str, list[dict[str, Any]]]:
@@ -170,18 +173,21 @@ def _decide(candidates: Sequence[Candidate], links: Sequence[Link], heldout: flo
     for number, label in enumerate(labels):
         clusters[int(label)].append(number)
     best: dict[int, tuple[float, str]] = {}
-    for one, other, value, rule in links:
+    for one, other, value, rule in links:  # exact links come first, and only a greater similarity takes their place
         for number in (one, other):
-            best[number] = max(best.get(number, (0.0, "")), (value, rule))
+            if number not in best or value > best[number][0]:
+                best[number] = (value, rule)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for members in clusters.values():
         split = _split([candidates[number] for number in members], heldout)
-        keeper = candidates[min(members, key=lambda number: candidates[number].preference)]
+        barred = split == "heldout"  # for those that were for training (law 6)
+        keeper = candidates[min(members, key=lambda number: (
+            barred and candidates[number].split == "train", candidates[number].preference))]  # fmt: skip
         for number in members:
             candidate = candidates[number]
             kept = candidate is keeper
             value, rule = best.get(number, (0.0, ""))
-            if not kept and split == "heldout" and candidate.split == "train":
+            if not kept and barred and candidate.split == "train":
                 rule = "near_heldout"
             rows[candidate.shard].append({
                 "question_id": candidate.question_id, "kept_id": keeper.question_id, "rule": None if kept else rule,

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from storage.files import write_file
 from storage.fingerprint import combine, content_hash, hash_text
 from storage.manifest import Book
 from storage.schemas import MESSAGE, column
@@ -90,7 +91,7 @@ def _export(context: Context, step: Step, work: Work, settings: ExportSettings, 
             writers[_split(example["question_id"], settings.validation)].add(example)
             facts.count(example)
         context.progress.advance(step.key, 1)
-    counts = {split: writer.close() for split, writer in writers.items()}
+    counts = {split: writer.close(even_if_empty=split == "train") for split, writer in writers.items()}
     total = sum(counts.values())
     write_card(scratch / "README.md", facts, counts)
     content = combine([content for writer in writers.values() for content in writer.contents])
@@ -145,8 +146,9 @@ class _Files:
         if len(self._rows) == ROWS_PER_FILE:
             self._flush()
 
-    def close(self) -> int:
-        if self._rows:
+    def close(self, *, even_if_empty: bool = False) -> int:
+        """The number of rows. A data set without any file can't be loaded, so the train split may be an empty file."""
+        if self._rows or (even_if_empty and not self._paths):
             self._flush()
         for number, path in enumerate(self._paths):
             path.rename(self._folder / f"{self._split}-{number:05d}-of-{len(self._paths):05d}.parquet")
@@ -155,7 +157,8 @@ class _Files:
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._rows, schema=EXAMPLE)
         path = self._folder / f"{self._split}-{len(self._paths):05d}.tmp"
-        pq.write_table(table.replace_schema_metadata(None), path, compression="zstd", row_group_size=8192)
+        plain = table.replace_schema_metadata(None)
+        write_file(path, lambda place: pq.write_table(plain, place, compression="zstd", row_group_size=8192))
         self.contents.append(hash_text(self._split, content_hash(table)))
         self._paths.append(path)
         self._total += len(self._rows)

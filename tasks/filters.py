@@ -16,7 +16,11 @@ from tasks.settings import Settings
 
 URL = re.compile(r"\b(?:https?|ftp)://\S+|\bwww\.\S+", re.IGNORECASE)
 HTML_TABLE = re.compile(r"<t(?:able|r|d)\b|\\begin\{(?:tabular|longtable)\}", re.IGNORECASE)
-MARKDOWN_RULE = re.compile(r"^\s*\|?\s*:?-{3,}:?\s*(?:\|\s*:?-{3,}:?\s*)+\|?\s*$")
+MARKDOWN_RULE = re.compile(r"\|?\s*:?-{3,}:?\s*(?:\|\s*:?-{3,}:?\s*)+\|?")
+"""matched against whole stripped lines; blanks in front would make it quadratic"""
+FENCE = re.compile(r"^ {0,3}```", re.MULTILINE)
+BROKEN_OFF = re.compile(r"(?:[a-z]\s?(?:\.\.\.|…)|,)$")
+"""a word followed by an ellipsis; `2, 4, 8, …` is a sequence, and a whole question"""
 UNUSUAL = {"Cc", "Cf", "Co", "Cn", "Cs", "So"}
 
 
@@ -28,7 +32,7 @@ class FilterSettings(Settings):
     min_chars: int | None = Field(default=8, ge=1)
     """A shorter text is empty for our purpose."""
     incomplete: bool = True
-    """Drop text that breaks off: an ellipsis or a comma at the end, an open code fence."""
+    """Drop text that breaks off: an ellipsis after a word or a comma at the end, an open code fence."""
     urls: bool = True
     tables: bool = True
 
@@ -50,7 +54,7 @@ def screen_text(text: str, settings: FilterSettings) -> Finding | None:
         return Finding("too_short", len(stripped), settings.min_chars, stripped)
     if settings.unusual_unicode is not None:
         unusual = [char for char in text if unicodedata.category(char) in UNUSUAL and char not in "\n\t\r"]
-        share = len(unusual) / len(text)
+        share = len(unusual) / max(len(text), 1)
         if share > settings.unusual_unicode:
             return Finding("unusual_unicode", share, settings.unusual_unicode, "".join(unusual[:20]))
     if settings.incomplete and (end := _broken_end(stripped)):
@@ -63,9 +67,9 @@ def screen_text(text: str, settings: FilterSettings) -> Finding | None:
 
 
 def _broken_end(text: str) -> str | None:
-    if text.endswith(("...", "…", ",")):
+    if BROKEN_OFF.search(text[-8:]):
         return text[-40:]
-    if text.count("```") % 2:
+    if len(FENCE.findall(text)) % 2:
         return "a code fence that is never closed"
     return None
 
@@ -73,4 +77,4 @@ def _broken_end(text: str) -> str | None:
 def _table(text: str) -> str | None:
     if match := HTML_TABLE.search(text):
         return match.group()
-    return next((line for line in text.splitlines() if MARKDOWN_RULE.match(line)), None)
+    return next((line for line in text.splitlines() if "---" in line and MARKDOWN_RULE.fullmatch(line.strip())), None)

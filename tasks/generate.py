@@ -1,8 +1,8 @@
 """Generate: ask a teacher for every planned response that isn't there yet.
 
 One step per teacher, so that two teachers never race for one slice. A response that was paid for is never asked for
-again and never thrown away; a failed request is a row with its error, tried again by the next run. Finished
-responses are committed every half minute within a shard, so that a crash loses no more than that.
+again and never thrown away; a failed request is a row with its error, tried again by the next run unless it was
+refused. Replayed responses cost nothing: they are read again when their files or columns change. Finished responses are committed every half minute within a shard, so that a crash loses no more than that.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.manifest import Book, Part
-from storage.schemas import RESPONSES
+from storage.manifest import Book, Head, Inputs, Part
+from storage.schemas import RESPONSES, TABLES
 from storage.workspace import Transaction
 from tasks.errors import BadSetting
 from tasks.plan import Planned, model_revision, planned
-from tasks.step import Context, Step, Work
+from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.teachers.replay import ReplayTeacher, Stray, replay_files
 from tasks.teachers.settings import (
     OpenAITeacherSettings,
@@ -90,21 +90,37 @@ class _Shard:
         workspace = context.workspace
         questions = workspace.read("curate", work.shard, "curated", ["question_id", "messages", "category"])
         self._plan = {one.request.response_id: one for one in planned(questions.to_pylist(), teacher, revision)}
-        base = self._transaction.base
-        self._kept: tuple[Part, ...] = tuple(base.data()) if base else ()
+        self._kept: tuple[Part, ...] = ()
         self._fresh: list[dict[str, Any]] = []
         self._failed: dict[str, dict[str, Any]] = {}
         self._answered: set[str] = set()
-        if base:
-            earlier = workspace.read(step.key, work.shard, "responses", ["response_id", "error_kind"]).to_pylist()
-            self._answered = {row["response_id"] for row in earlier if row["error_kind"] is None}
-            if len(self._answered) < len(earlier):  # failed rows are asked again: they don't stay in a kept part
-                rows = workspace.read(step.key, work.shard, "responses").to_pylist()
-                self._fresh = [row for row in rows if row["error_kind"] is None]
-                self._kept = ()
+        self._spare: dict[str, dict[str, Any]] = {}
+        """replayed earlier from files that have changed since; used where those no longer have the response"""
+        if self._transaction.base:
+            self._take_over(self._transaction.base, work)
+
+    def _take_over(self, base: Head, work: Work) -> None:
+        """Keep what is answered. Its parts stay as they are, unless they hold rows that will be replaced."""
+        read, table = self._context.workspace.read_parts, TABLES["responses"]
+        parts = tuple(base.data())
+        earlier = read(parts, table, ["response_id", "error_kind"]).to_pylist()
+        answered = {row["response_id"] for row in earlier if row["error_kind"] is None}
+        same_source = base.inputs.files == work.inputs.files and _source(base.inputs) == _source(work.inputs)
+        self._answered = answered if same_source else answered - self._plan.keys()
+        if len(self._answered) == len(earlier):
+            self._kept = parts
+            return
+        for row in read(parts, table).to_pylist():
+            key = row["response_id"]
+            if key in self._answered:
+                self._fresh.append(row)
+            elif row["error_kind"] is None:
+                self._spare[key] = row
+            elif row["error_kind"] == "refused" and key in self._plan and same_source and work.why != ASKED_FOR:
+                self._failed[key] = row
 
     def run(self) -> None:
-        missing = [one for key, one in self._plan.items() if key not in self._answered]
+        missing = [one for key, one in self._plan.items() if key not in self._answered and key not in self._failed]
         self._context.progress.expect(self._step.key, len(missing))
         last = time.monotonic()
         replies = self._engine.generate([one.request for one in missing])
@@ -118,7 +134,9 @@ class _Shard:
 
     def _take(self, one: Planned, reply: Reply) -> None:
         row = self._row(one, reply)
-        if reply.error is None:
+        if reply.error is not None and reply.response_id in self._spare:
+            row = self._spare[reply.response_id]
+        if row["error_kind"] is None:
             self._fresh.append(row)
             self._answered.add(reply.response_id)
         else:
@@ -154,7 +172,6 @@ class _Shard:
 
     def _commit_whole(self) -> None:
         """One part for the whole shard, failed requests included."""
-        workspace = self._context.workspace
         refused = [row for row in self._failed.values() if row["error_kind"] == "refused"]
         ledger = [
             self._context.drop(self._step.key, "request", row["response_id"], row["finish_reason"] or "request_refused",
@@ -164,20 +181,27 @@ class _Shard:
         dropped: dict[str, int] = {}
         for entry in ledger:
             dropped[entry["rule"]] = dropped.get(entry["rule"], 0) + 1
-        units = len(self._answered) + len(self._failed)
-        books = [Book("request", units, len(self._answered), dropped, len(self._failed) - len(refused))]
+        waiting = len(self._plan.keys() - self._answered) - len(refused)
+        units = len(self._answered) + len(refused) + waiting
+        books = [Book("request", units, len(self._answered), dropped, waiting)]
         if isinstance(self._engine, ReplayTeacher):
             strays = self._engine.strays(self._shard, {one.request.question_id for one in self._plan.values()})
             ledger += [self._stray(stray) for stray in strays.found]
             books.append(Book("record", strays.records, strays.records - len(strays.found), strays.by_rule()))
-        pieces = [_table(self._fresh + list(self._failed.values()))]
-        if self._kept:
-            pieces.insert(0, workspace.read(self._step.key, self._shard, "responses"))
-        self._transaction.commit("responses", pa.concat_tables(pieces), ledger, books)
+        rows = _table(self._fresh + list(self._failed.values()))
+        if self._kept and (rows.num_rows or len(self._kept) > 1):
+            rows = pa.concat_tables([self._context.workspace.read_parts(self._kept, TABLES["responses"]), rows])
+            self._kept = ()
+        self._transaction.commit("responses", rows, ledger, books, keep=self._kept)
 
     def _stray(self, stray: Stray) -> dict[str, Any]:
         return self._context.drop(self._step.key, "record", stray.place, stray.rule,
                                   evidence=json.dumps({"detail": stray.detail}, ensure_ascii=False))  # fmt: skip
+
+
+def _source(inputs: Inputs) -> dict[str, Any]:
+    """Where replayed responses are read from, besides the files."""
+    return {name: inputs.settings["teacher"].get(name) for name in ("columns", "format")}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:

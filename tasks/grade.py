@@ -107,6 +107,8 @@ def coefficient_of_variation(scores: Sequence[float], ddof: int = 1) -> float | 
     mean = math.fsum(scores) / count
     if mean == 0:
         return None
+    if min(scores) == max(scores):
+        return 0.0  # exactly, whatever rounding does to the mean
     variance = math.fsum((score - mean) ** 2 for score in scores) / (count - ddof)
     return math.sqrt(variance) / mean
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from storage.fingerprint import hash_text
-from storage.manifest import Book
-from storage.schemas import QUESTIONS
-from storage.workspace import Workspace
+from storage.manifest import Book, Head
+from storage.schemas import LEDGER, QUESTIONS, TABLES
+from storage.workspace import Transaction, Workspace
 from tasks.question import BadRecord, to_question
 from tasks.settings import Settings
 from tasks.sources import Source, fingerprint_files, read_source
@@ -46,23 +46,25 @@ def ingest_step(sources: Sequence[Source], settings: IngestSettings, base: Path)
         return found
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        spill = Spill(context.workspace, _SPILLED)
+        transactions = [context.begin(step, one) for one in work]  # before anything is read: the base is what we saw
+        good, bad = Spill(context.workspace, _SPILLED), Spill(context.workspace, LEDGER)
         try:
-            bad = _read(context, step, sources, settings, base, spill)
-            for one in work:
-                _settle(context, step, one, sources, spill.read(one.shard), bad.get(one.shard, []))
+            _read(context, step, sources, settings, base, good, bad)
+            for transaction in transactions:
+                shard = transaction.shard
+                _settle(context, step, transaction, sources, good.read(shard), bad.read(shard).to_pylist())
         finally:
-            spill.close()
+            good.close()
+            bad.close()
 
     return Step("ingest", "ingest", "global", VERSION, {"sources": described, "order": [s.name for s in sources],
                 **settings.as_json()}, (), run, files)  # fmt: skip
 
 
 def _read(context: Context, step: Step, sources: Sequence[Source], settings: IngestSettings, base: Path,
-          spill: Spill) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    """Spill all good records; return the ledger rows of the bad ones by shard."""
+          good: Spill, bad: Spill) -> None:  # fmt: skip
+    """Spill all records: the good ones as rows, the bad ones as rows of the ledger."""
     workspace = context.workspace
-    bad: dict[str, list[dict[str, Any]]] = defaultdict(list)
     ranks = _ranks(sources)
     for source in sources:
         constants = {
@@ -80,14 +82,13 @@ def _read(context: Context, step: Step, sources: Sequence[Source], settings: Ing
                     fault = found
             if fault is None:
                 row |= {"unit_id": record.place, "rank": ranks[source.name]}
-                spill.add(workspace.shard_of(row["question_id"]), row)
+                good.add(workspace.shard_of(row["question_id"]), row)
             else:
                 shard = workspace.shard_of(hash_text(record.place))
                 evidence = json.dumps({"detail": fault.detail}, ensure_ascii=False)
-                bad[shard].append(context.drop(step.key, "record", record.place, fault.rule, value=fault.value,
-                                               threshold=fault.threshold, evidence=evidence))  # fmt: skip
+                bad.add(shard, context.drop(step.key, "record", record.place, fault.rule, value=fault.value,
+                                            threshold=fault.threshold, evidence=evidence))  # fmt: skip
             context.progress.advance(step.key, 1)
-    return bad
 
 
 def _ranks(sources: Sequence[Source]) -> dict[str, int]:
@@ -96,10 +97,10 @@ def _ranks(sources: Sequence[Source]) -> dict[str, int]:
     return {source.name: rank for rank, (_, source) in enumerate(ordered)}
 
 
-def _settle(context: Context, step: Step, work: Work, sources: Sequence[Source], spilled: pa.Table,
+def _settle(context: Context, step: Step, transaction: Transaction, sources: Sequence[Source], spilled: pa.Table,
             bad: list[dict[str, Any]]) -> None:  # fmt: skip
     """Commit one shard: one row per question_id, the rest to the ledger."""
-    rows = spilled.to_pylist() + _carried_over(context.workspace, step, work.shard, sources)
+    rows = spilled.to_pylist() + _carried_over(context.workspace, transaction.base, sources)
     rows.sort(key=lambda row: (row["question_id"], row["rank"], row.get("carried", False)))
     kept: dict[str, dict[str, Any]] = {}
     ledger = list(bad)
@@ -120,16 +121,16 @@ def _settle(context: Context, step: Step, work: Work, sources: Sequence[Source],
         dropped[entry["rule"]] += 1
     book = Book("record", len(rows) + len(bad) - carried_again, len(kept), dict(dropped))
     good = [{name: row[name] for name in QUESTIONS.names} for row in kept.values()]
-    context.begin(step, work).commit("questions", pa.Table.from_pylist(good, schema=QUESTIONS), ledger, [book])
+    transaction.commit("questions", pa.Table.from_pylist(good, schema=QUESTIONS), ledger, [book])
 
 
-def _carried_over(workspace: Workspace, step: Step, shard: str, sources: Sequence[Source]) -> list[dict[str, Any]]:
+def _carried_over(workspace: Workspace, base: Head | None, sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Rows of `append` sources that an earlier ingest committed."""
     ranks = _ranks(sources)
     growing = {source.name for source in sources if source.mode == "append"}
-    if not growing or workspace.head(step.key, shard) is None:
+    if not growing or base is None:
         return []
-    earlier = workspace.read(step.key, shard, "questions").to_pylist()
+    earlier = workspace.read_parts(base.data(), TABLES["questions"]).to_pylist()
     return [
         row | {"unit_id": f"{row['question_source']}:{row['source_id']}", "rank": ranks[row["question_source"]],
                "carried": True}

@@ -1,7 +1,7 @@
 """Accuracy and capability of a teacher or a student, from passes and samples per question.
 
-A question is a pair (n, passes) of judged samples and of those that passed. Questions without enough samples for an
-estimate are left out of it and counted, never guessed.
+A question is a pair (n, passes) of judged samples and of those that passed. Questions without enough
+samples for an estimate are left out of it and counted, never guessed.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ def capability(pairs: Sequence[tuple[int, int]], k: int) -> Estimate:
 
 
 def wilson_interval(passes: float, n: int) -> Interval:
-    """Wilson's score interval for `passes` of `n` independent trials (Wilson 1927). Raises ValueError for n = 0."""
+    """Wilson's score interval for `passes` of `n` independent trials (Wilson 1927). Raises ValueError for n
+    = 0.
+    """
     if n < 1 or not 0 <= passes <= n:
         raise ValueError(f"expected 0 ≤ passes ≤ n and n ≥ 1, got passes = {passes}, n = {n}")
     p, z2 = passes / n, Z_95**2
@@ -69,9 +71,9 @@ def wilson_interval(passes: float, n: int) -> Interval:
 def accuracy_interval(pairs: Sequence[tuple[int, int]], *, seed: int = 17, draws: int = 10_000) -> Interval:
     """95 % interval of `accuracy`. Raises ValueError where every question has n = 0.
 
-    One sample a question: Wilson. Several: percentile bootstrap over questions (Efron 1979), since samples of one
-    question are not independent of each other. Where all questions have the same rate every draw is alike, and the
-    bootstrap would claim certainty; there Wilson over questions is taken, which is wider.
+    One sample a question: Wilson. Several: percentile bootstrap over questions (Efron 1979), since samples
+    of one question are not independent of each other. Where all questions have the same rate every draw is
+    alike, and the bootstrap would claim certainty; there Wilson over questions is taken, which is wider.
     """
     judged = [(n, passes) for n, passes in _checked(pairs) if n > 0]
     if not judged:

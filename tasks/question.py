@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +67,21 @@ def to_question(
 
     `columns` maps our names to the record's; `constants` (category, license, language) fill what it lacks.
     """
+    try:
+        return _to_question(record, columns, constants, keep, max_chars)
+    except RecursionError as fault:
+        raise BadRecord("broken_json", "nested too deeply") from fault
+
+
+def _to_question(
+    record: dict[str, Any], columns: dict[str, str], constants: dict[str, Any], keep: Sequence[str], max_chars: int
+) -> dict[str, Any]:
     def get(name: str) -> Any:
         value = lookup(record, columns.get(name, name))
         return constants.get(name) if value is None else value
 
-    messages = _messages(get)
+    messages = read_messages(get)
+    check_last_message(messages)
     size = sum(len(message["content"]) for message in messages)
     if size > max_chars:
         raise BadRecord("too_long", f"{size} characters", size, max_chars)
@@ -88,14 +99,15 @@ def to_question(
         "time_limit_s": _number("time_limit_s", get("time_limit_s")),
         "memory_limit_mb": _number("memory_limit_mb", get("memory_limit_mb")),
         "instruction_constraints": _constraints(get("instruction_constraints")),
-        "metadata": json.dumps({name: lookup(record, name) for name in keep}, default=str, ensure_ascii=False),
     }
     row |= {name: _text(name, get(name)) for name in TEXT_COLUMNS}
-    _check_characters(row)
-    return row
+    metadata = {name: _plain(lookup(record, name)) for name in keep}
+    check_characters([row, metadata])
+    return row | {"metadata": json.dumps(metadata, ensure_ascii=False, allow_nan=False)}
 
 
-def _messages(get: Any) -> list[dict[str, str]]:
+def read_messages(get: Callable[[str], Any]) -> list[dict[str, str]]:
+    """The conversation of a record, from `messages`, or from `question` and `system`; BadRecord if there is none."""
     messages = get("messages")
     if messages is None:
         text = get("question")
@@ -114,9 +126,12 @@ def _messages(get: Any) -> list[dict[str, str]]:
         if not fits:
             raise BadRecord("wrong_type", "each message must be {role, content}, both text, role one of "
                                           f"{', '.join(ROLES)}")  # fmt: skip
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def check_last_message(messages: Sequence[dict[str, str]]) -> None:
     if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise BadRecord("missing_question", "the last message must be the user's and not empty")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def _json_value(name: str, value: Any) -> Any:
@@ -132,6 +147,8 @@ def _json_value(name: str, value: Any) -> Any:
 def _text(name: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):  # how data frames write "nothing"
+        return None
     if isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, list) and len(value) == 1:  # some data sets wrap the one answer in a list
@@ -140,11 +157,11 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _number(name: str, value: Any) -> float | None:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError, OverflowError) as fault:
         raise BadRecord("wrong_type", f"{name} is {value!r}, expected a number") from fault
     if not 0 < number < float("inf"):
         raise BadRecord("wrong_type", f"{name} is {value!r}, expected a positive number")
@@ -182,19 +199,40 @@ def _constraints(value: Any) -> list[dict[str, str]] | None:
     if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in value):
         raise BadRecord("wrong_type", "instruction_constraints must be a list of {id, kwargs}")
     found = [{"id": one["id"], "kwargs": _json_value("kwargs", one.get("kwargs") or {})} for one in value]
+    if not all(isinstance(one["kwargs"], dict) for one in found):
+        raise BadRecord("wrong_type", "the kwargs of a constraint must be an object")
+    check_characters(found)
     try:
         validate_constraints([Constraint(one["id"], one["kwargs"]) for one in found])
     except (UnknownConstraint, InvalidConstraint) as fault:
         raise BadRecord("unknown_constraint", str(fault)) from fault
-    return [{"id": one["id"], "kwargs": json.dumps(one["kwargs"], sort_keys=True)} for one in found]
+    return [{"id": one["id"], "kwargs": json.dumps(_plain(one["kwargs"]), sort_keys=True)} for one in found]
 
 
-def _check_characters(row: dict[str, Any]) -> None:
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: NaN and infinities become null, what JSON doesn't know becomes text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
+
+
+def check_characters(value: Any) -> None:
     """NUL bytes and lone surrogates break Parquet readers, terminals and tokenizers downstream."""
-    text = json.dumps(row, ensure_ascii=False)
-    if "\\u0000" in text or "\x00" in text:
-        raise BadRecord("nul_byte", "the record holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError as fault:
-        raise BadRecord("invalid_utf8", "the record holds bytes that are no UTF-8") from fault
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise BadRecord("nul_byte", "the record holds a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError as fault:
+            raise BadRecord("invalid_utf8", "the record holds bytes that are no UTF-8") from fault
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_characters(key)
+            check_characters(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            check_characters(inner)

@@ -1,42 +1,206 @@
-"""Report: one self-contained HTML page for a workspace."""
+"""Report: one self-contained HTML page for a workspace.
+
+The page needs no network and runs no script. Its numbers come from aggregate queries (tasks/report_data.py),
+so that its cost in memory does not grow with the table; it quotes a few traces and drops
+(tasks/report_samples.py). The same workspace gives the same bytes: the report's own commit is left out of
+what it reports.
+"""
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment
+import duckdb
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from storage.database import open_views
 from storage.files import replace_file
 from storage.fingerprint import hash_text
 from storage.manifest import Book
 from storage.workspace import Workspace
+from tasks import report_data, report_figures, report_samples
+from tasks.evaluate import evaluated
 from tasks.step import Context, Step, Work
+from tasks.train import trained
 
-VERSION = "1"
-
-PAGE = """<!doctype html><meta charset="utf-8"><title>{{ name }}</title><h1>{{ name }}</h1>
-<table>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-"""
+VERSION = "2"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report_step(name: str, reads: Sequence[str], student: str | None) -> Step:
-    """The step that writes `report.html` from all that was made; `student` is the student's name, if there is one."""
+    """The step that writes `report.html` from all that was made; `student` is the student's name, if any."""
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         for one in work:
             transaction = context.begin(step, one)
-            path = write_report(context.workspace, name, student)
+            path = write_report(context.workspace, name, student, memory_mb=context.memory_mb)
             book = Book("page", 1, 1)
             transaction.commit_result([book], content=hash_text(path.read_text(encoding="utf-8")))
 
     return Step("report", "report", "one", VERSION, {"name": name, "student": student}, tuple(reads), run)
 
 
-def write_report(workspace: Workspace, name: str, student: str | None) -> Path:
-    """Write the page and return its path."""
-    rows = open_views(workspace).execute("select step, unit, sum(units_in), sum(units_out) from books group by 1, 2").fetchall()
-    page = Environment(autoescape=True).from_string(PAGE).render(name=name, rows=rows)
-    replace_file(workspace.root / "report.html", page.encode())
-    return workspace.root / "report.html"
+def write_report(workspace: Workspace, name: str, student: str | None, *, memory_mb: int = 4096) -> Path:
+    """Write the page and return its path; `name` is the recipe's."""
+    with closing(open_views(workspace, memory_mb)) as connection:
+        facts = _facts(connection)
+    facts |= _student_facts(workspace, student)
+    page = _environment().get_template("report.html.j2").render(name=name, **facts)
+    path = workspace.root / "report.html"
+    replace_file(path, page.encode())
+    return path
+
+
+def _facts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """All that the page says of questions and teachers."""
+    funnel = report_data.funnel(connection)
+    report_data.gather_lengths(connection)
+    teachers = report_data.teachers(connection)
+    rates = report_data.pass_rates(connection)
+    statuses = report_data.statuses(connection)
+    lengths = report_data.length_quantiles(connection)
+    difficulties = report_data.difficulties(connection)
+    agreement, suspects = report_data.agreement(connection)
+    return {
+        "made": _moment(report_data.made_at(connection)),
+        "funnel": funnel,
+        "funnel_svg": report_figures.funnel_chart(funnel),
+        "unbalanced": [row for row in funnel if not row.balanced],
+        "pending": [row for row in funnel if row.pending],
+        "headline": _headline(funnel, teachers),
+        "teachers": teachers,
+        "rates": rates,
+        "rate_bands": report_data.RATE_BANDS,
+        "rates_svg": report_figures.pass_rate_chart(rates) if rates else None,
+        "statuses": statuses,
+        "seen_statuses": _seen(statuses, report_data.STATUSES),
+        "statuses_svg": report_figures.status_chart(statuses) if statuses else None,
+        "lengths": lengths,
+        "lengths_svg": report_figures.length_chart(lengths) if lengths else None,
+        "difficulties": difficulties,
+        "seen_difficulties": _seen(difficulties, report_data.DIFFICULTIES),
+        "difficulties_svg": report_figures.difficulty_chart(difficulties) if difficulties else None,
+        "agreement": agreement,
+        "suspects": suspects,
+        "suspect_samples": report_samples.suspect_samples(connection),
+        "questions": report_samples.question_samples(connection),
+        "drops": report_samples.drop_samples(connection),
+    }
+
+
+def _seen(counts: report_data.Counts, order: Sequence[str]) -> list[str]:
+    return [name for name in order if any(row.get(name) for row in counts.values())]
+
+
+def _headline(
+    funnel: Sequence[report_data.FunnelRow], teachers: Sequence[report_data.TeacherRow]
+) -> list[tuple[str, str, str]]:
+    """(name, number, remark) of what the page opens with; a stage that has not run is left out."""
+    units_out: dict[tuple[str, str], int] = {}
+    for row in funnel:
+        key = (row.step.split(".")[0], row.unit)
+        units_out[key] = units_out.get(key, 0) + row.units_out
+    found = []
+    if ("curate", "question") in units_out:
+        read = sum(row.units_in for row in funnel if row.step == "ingest")
+        kept = _count(units_out["curate", "question"])
+        found.append(("questions", kept, f"of {_count(read)} records read"))
+    if teachers:
+        responses = sum(row.responses for row in teachers)
+        asked = f"from {len(teachers)} teachers" if len(teachers) > 1 else f"from {teachers[0].teacher}"
+        found.append(("judged responses", _count(responses), asked))
+        judged, passed = (sum(getattr(row, name) for row in teachers) for name in ("judged", "passed"))
+        found.append(("passed", _percent(passed / judged if judged else None), f"{_count(passed)} responses"))
+    if ("export", "example") in units_out:
+        found.append(("examples", _count(units_out["export", "example"]), "selected and exported"))
+    return found
+
+
+def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
+    """The student before and after, if one was trained; all None otherwise."""
+    training = trained(workspace, student) if student else None
+    metrics = evaluated(workspace, student) if student else None
+    rows = _evaluation_rows(metrics) if metrics else []
+    curve = training.loss_curve if training else ()
+    return {
+        "student": student,
+        "training": training,
+        "metrics": metrics,
+        "evaluation": rows,
+        "evaluation_ks": _ks(rows),
+        "accuracy_svg": report_figures.accuracy_chart(rows) if rows else None,
+        "loss_svg": report_figures.loss_chart(curve) if curve else None,
+    }
+
+
+EvaluationRow = tuple[str, dict[str, float], dict[str, float]]
+
+
+def _evaluation_rows(metrics: dict[str, Any]) -> list[EvaluationRow]:
+    """(group, before, after): all held-out questions, then by category, then by difficulty."""
+    groups = [("all", metrics["all"])]
+    groups += sorted(metrics["by_category"].items())
+    order = report_data.DIFFICULTIES
+    groups += sorted(metrics["by_difficulty"].items(), key=lambda group: order.index(group[0]))
+    return [(name, sides["before"], sides["after"]) for name, sides in groups]
+
+
+def _ks(rows: Sequence[EvaluationRow]) -> list[str]:
+    """The pass@k, k > 1, that any group has: pass@1 is the accuracy."""
+    names = {name for _, *sides in rows for side in sides for name in side if name.startswith("pass@")}
+    return sorted(names - {"pass@1"}, key=lambda name: int(name.removeprefix("pass@")))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "percent": _percent, "decimal": _decimal}
+    return environment
+
+
+# C0 and C1 controls but tab and newline, marks that reorder or hide text, and what UTF-8 forbids.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]",
+)
+
+
+def visible(value: Any) -> Any:
+    """Text with every control character and invisible mark written out, such as [U+001B].
+
+    Jinja hands everything that the template prints to this, before it escapes it.
+    """
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", value.replace("\r\n", "\n"))
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _decimal(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4g}"
+
+
+def _moment(created: str | None) -> str | None:
+    """`24 November 2026, 03:52 UTC`, of an ISO time."""
+    if created is None:
+        return None
+    moment = datetime.datetime.fromisoformat(created).astimezone(datetime.UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"

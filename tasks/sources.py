@@ -103,21 +103,33 @@ def read_source(source: FileSource | HuggingFaceSource | GeneratorSource, base: 
 
 
 def source_files(source: FileSource, base: Path) -> list[Path]:
-    """The files that a source names, sorted; UnreadableSource if a pattern matches none."""
+    """The files that a source names, sorted by pattern, each once; UnreadableSource if a pattern matches none."""
     patterns = (source.path,) if isinstance(source.path, str) else source.path
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(str(base / pattern), recursive=True))
+        literal = (base / pattern).exists()  # a name may hold brackets
+        matches = [pattern] if literal else sorted(glob.glob(pattern, root_dir=base, recursive=True))  # noqa: PTH207
         if not matches:
             raise UnreadableSource(f"source {source.name}: no file matches {base / pattern}; check `path`")
-        found += [Path(match) for match in matches]
+        found += [base / match for match in matches]
+    return list(dict.fromkeys(found))
+
+
+def hash_source_files(source: FileSource, base: Path, cache: Path) -> dict[str, str]:
+    """sha256 of each file of a source, by its name in the books."""
+    found = {}
+    for path in source_files(source, base):
+        try:
+            found[file_key(path, base)] = hash_file(path, cache)
+        except OSError as fault:
+            raise UnreadableSource(f"source {source.name}: {path} can't be read: {fault}") from fault
     return found
 
 
 def fingerprint_files(source: FileSource | HuggingFaceSource | GeneratorSource, base: Path, cache: Path) -> dict[str, str]:
     """Content hashes of what the source reads from disk; a generator is fixed by its settings and its version."""
     if isinstance(source, FileSource):
-        return {file_key(path, base): hash_file(path, cache) for path in source_files(source, base)}
+        return hash_source_files(source, base, cache)
     if isinstance(source, HuggingFaceSource) and (base / source.path).is_dir():
         files = sorted(path for path in (base / source.path).rglob("*") if path.is_file())
         return {file_key(path, base): hash_file(path, cache) for path in files}
@@ -129,12 +141,15 @@ def fingerprint_files(source: FileSource | HuggingFaceSource | GeneratorSource, 
 def read_file(path: Path, source: FileSource, base: Path) -> Iterator[Record]:
     """The records of one file."""
     prefix = f"{source.name}:{file_key(path, base)}"
-    kind = _format(path) if source.format == "auto" else source.format
-    reader = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[kind]
+    kind: str = source.format
     try:
+        if kind == "auto":
+            kind = _format(path)
+        reader = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[kind]
         for line, value in reader(path):
             yield Record(f"{prefix}:{line}", value)
-    except (OSError, pa.ArrowException, ValueError) as fault:
+    except (OSError, pa.ArrowException, ValueError, RecursionError) as fault:
+        kind = "a data file" if kind == "auto" else kind
         raise UnreadableSource(f"source {source.name}: {path} can't be read as {kind}: {fault}") from fault
 
 
@@ -169,8 +184,10 @@ def _read_jsonl(path: Path) -> Rows:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | BadRecord:
+    if b"\0" in line:
+        return BadRecord("nul_byte", "the line holds a NUL byte")
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except UnicodeDecodeError as fault:
         return BadRecord("invalid_utf8", f"byte {fault.start} of the line is no UTF-8")
     except (ValueError, RecursionError) as fault:
@@ -178,8 +195,14 @@ def _parse_line(line: bytes) -> dict[str, Any] | BadRecord:
     return value if isinstance(value, dict) else BadRecord("wrong_type", f"a {type(value).__name__}, expected an object")
 
 
+def _no_constant(name: str) -> None:
+    """NaN, which data frames write for "nothing", is read as null; an infinity is no JSON."""
+    if name != "NaN":
+        raise ValueError(f"{name} is no JSON")
+
+
 def _read_json(path: Path) -> Rows:
-    values = json.loads(path.read_bytes().decode("utf-8-sig"))
+    values = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_no_constant)
     if not isinstance(values, list):
         raise ValueError("expected an array of objects")
     for number, value in enumerate(values, 1):
@@ -194,32 +217,44 @@ def _read_csv(path: Path) -> Rows:
         header = next(reader, None)
         if not header:
             raise ValueError("no header line")
+        if twice := [name for name in header if name and header.count(name) > 1]:
+            raise ValueError(f"two columns are called {twice[0]!r}")
         while True:
+            line = reader.line_num + 1  # a quoted cell may span lines: the first one is the place
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as fault:
-                yield reader.line_num, BadRecord("broken_csv", str(fault))
+                yield line, BadRecord("broken_csv", str(fault))
                 continue
             if not cells:
                 continue
             if len(cells) != len(header):
-                yield reader.line_num, BadRecord("wrong_columns", f"{len(cells)} cells, the header has {len(header)}")
+                yield line, BadRecord("wrong_columns", f"{len(cells)} cells, the header has {len(header)}")
             else:
-                yield reader.line_num, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+                yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
 def _read_parquet(path: Path) -> Rows:
     number = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=4096):
-            for start in range(batch.num_rows):
+            for value in _batch_rows(batch):
                 number += 1
-                try:
-                    yield number, batch.slice(start, 1).to_pylist()[0]
-                except UnicodeDecodeError as fault:
-                    yield number, BadRecord("invalid_utf8", str(fault))
+                yield number, value
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRecord]:
+    """The rows of a batch; row by row only where one of them holds bytes that are no UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for start in range(batch.num_rows):
+            try:
+                yield batch.slice(start, 1).to_pylist()[0]
+            except UnicodeDecodeError as fault:
+                yield BadRecord("invalid_utf8", str(fault))
 
 
 def _read_hub(source: HuggingFaceSource, base: Path) -> Iterator[Record]:
@@ -228,12 +263,16 @@ def _read_hub(source: HuggingFaceSource, base: Path) -> Iterator[Record]:
     folder = base / source.path
     name = str(folder) if folder.is_dir() else source.path
     try:
-        rows = datasets.load_dataset(
-            name, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        if any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json")):  # written by save_to_disk
+            stored = datasets.load_from_disk(name)
+            rows = stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
+        else:
+            rows = datasets.load_dataset(
+                name, source.config, split=source.split, revision=source.revision, streaming=True
+            )
         for number, value in enumerate(rows, 1):
             yield Record(f"{source.name}:{source.split}:{number}", value)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as fault:
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as fault:
         raise UnreadableSource(f"source {source.name}: data set {name} can't be loaded: {fault}") from fault
 
 
@@ -246,5 +285,6 @@ def _generate(source: GeneratorSource) -> Iterator[Record]:
         raise UnreadableSource(f"source {source.name}: reasoning-gym generator {source.dataset}: {fault}") from fault
     for number in range(source.size):
         item = items[number]
-        record = {"question": item["question"], "ground_truth": str(item["answer"]), "metadata": item["metadata"]}
+        answer = None if item["answer"] is None else str(item["answer"])
+        record = {"question": item["question"], "ground_truth": answer, "metadata": item["metadata"]}
         yield Record(f"{source.name}:{source.dataset}:{number + 1}", record)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from storage.workspace import Workspace
 
 BUFFERED_ROWS = 50_000
+BUFFERED_CHARS = 128 << 20
 
 
 class Spill:
@@ -21,12 +22,13 @@ class Spill:
         self._schema = schema
         self._buffers: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._pieces: dict[str, int] = defaultdict(int)
-        self._rows = 0
+        self._rows = self._chars = 0
 
     def add(self, shard: str, row: dict[str, Any]) -> None:
         self._buffers[shard].append(row)
         self._rows += 1
-        if self._rows >= BUFFERED_ROWS:
+        self._chars += sum(_size(value) for value in row.values())
+        if self._rows >= BUFFERED_ROWS or self._chars >= BUFFERED_CHARS:
             self._flush()
 
     def read(self, shard: str) -> pa.Table:
@@ -48,4 +50,13 @@ class Spill:
                 file.write_table(table)
             self._pieces[shard] += 1
         self._buffers.clear()
-        self._rows = 0
+        self._rows = self._chars = 0
+
+
+def _size(value: Any) -> int:
+    """About how many characters a value holds."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list | dict):
+        return sum(_size(inner) for inner in (value.values() if isinstance(value, dict) else value))
+    return 8

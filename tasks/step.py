@@ -16,6 +16,8 @@ from storage.fingerprint import combine
 from storage.manifest import Head, Inputs, explain
 from storage.workspace import ALL, Transaction, Workspace
 
+ASKED_FOR = "asked for (--from)"
+
 
 class Progress(Protocol):
     """Where a stage says how far it is; units are the stage's own (records, questions, requests)."""
@@ -145,7 +147,7 @@ def _whole_content(step: Step, heads: Heads) -> str | None:
 
 def _why(head: Head | None, inputs: Inputs, redo: bool) -> str:
     if redo:
-        return "asked for (--from)"
+        return ASKED_FOR
     changed = explain(head.inputs if head else None, inputs)
     if changed or head is None:
         return changed

@@ -1,10 +1,10 @@
 """Training a student: the settings, the subprocess that trains, its result.
 
-The training itself is the program `tasks.student_sft`. It runs in a process of its own, so that its memory goes back
-when it ends and a crash, an OOM kill or a launcher's worker pool never takes the factory with it.
+The training itself is the program `tasks.student_sft`. It runs in a process of its own, so that its memory
+goes back when it ends and a crash, an OOM kill or a launcher's worker pool never takes the factory with it.
 
-What is not covered: two trainings in one folder at once (the stage's commit keeps them apart), and machines without
-Linux's parent-death signal, where killing the parent with SIGKILL leaves the trainer running.
+What is not covered: two trainings in one folder at once (the stage's commit keeps them apart), and machines
+without Linux's parent-death signal, where killing the parent with SIGKILL leaves the trainer running.
 """
 
 import hashlib
@@ -21,16 +21,14 @@ from typing import Any
 
 PROGRAM = "tasks.student_sft"
 PARENT_VARIABLE = "STILLHOUSE_TRAINER_PARENT"
-RESULT, CONFIG, PROGRESS, LOG, MODEL = (
-    "train_result.json",
-    "config.json",
-    "progress.jsonl",
-    "train.log",
-    "model",
-)
+RESULT = "train_result.json"
+CONFIG = "config.json"
+PROGRESS = "progress.jsonl"
+LOG = "train.log"
+MODEL = "model"
 
-# Runs between fork and the real command, in a tiny interpreter: preexec_fn is not safe in a process with threads.
-# The signal survives exec. A parent that died before prctl is seen by its changed pid.
+# Runs between fork and the real command, in a tiny interpreter: preexec_fn is not safe in a process with
+# threads. The signal survives exec. A parent that died before prctl is seen by its changed pid.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -40,9 +38,9 @@ if sys.platform == "linux":
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
-# Measured on 2 cores, SmolLM2, 16 short examples a step: beside busy neighbours 20 s a step fell to 6 s when waiting
-# threads sleep instead of spinning; keeping freed memory instead of giving it back to the kernel after every step
-# (gradients are as large as the model) took another fifth off.
+# Measured on 2 cores, SmolLM2, 16 short examples a step: beside busy neighbours 20 s a step fell to 6 s
+# when waiting threads sleep instead of spinning; keeping freed memory instead of giving it back to the
+# kernel after every step (gradients are as large as the model) took another fifth off.
 _QUICK_ON_CPU = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_MAX_": "0",
@@ -85,9 +83,7 @@ class TrainSettings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(
-                f"warmup_ratio is {self.warmup_ratio}, expected a share from 0 up to, but not, 1"
-            )
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}, expected a share from 0 up to, but not, 1")
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,14 @@ def train_student(
 ) -> TrainResult:
     """Train a student on an exported data set and return what came of it.
 
-    `dataset` is a folder in Hugging Face layout (data/train-*.parquet, perhaps data/validation-*.parquet) with the
-    columns messages, question_id and response_id. `out` gets model/, train_result.json, train.log and progress.jsonl.
-    An `out` that is finished with these settings and this data returns at once; one that was interrupted goes on from
-    its newest complete checkpoint; one with other settings or other data starts anew.
+    `dataset` is a folder in Hugging Face layout (data/train-*.parquet, perhaps data/validation-*.parquet)
+    with the columns messages, question_id and response_id. `out` gets model/, train_result.json, train.log
+    and progress.jsonl. An `out` that is finished with these settings and this data returns at once; one
+    that was interrupted goes on from its newest complete checkpoint; one with other settings or other data
+    starts anew.
 
-    `on_progress(step, total_steps, loss)` is called in this thread; loss is NaN before the first step. The trainer
-    dies with the calling thread. Raises TrainingFailed.
+    `on_progress(step, total_steps, loss)` is called in this thread; loss is NaN before the first step. The
+    trainer dies with the calling thread. Raises TrainingFailed.
     """
     out.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -143,16 +140,14 @@ def train_student(
         _start_anew(out)
     elif (out / RESULT).exists():
         return read_result(out)
-    # Written after the clearing, so that a kill in between repeats it. The folders are no part of the identity: a
-    # workspace may be moved.
+    # Written after the clearing, so that a kill in between repeats it. The folders are no part of the
+    # identity: a workspace may be moved.
     write_atomically(out / CONFIG, identity | {"dataset": str(dataset.resolve()), "out": str(out.resolve())})
     code = _run(settings.launcher, out, on_progress)
     if code != 0 or not (out / RESULT).exists():
         log = out / LOG
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise TrainingFailed(
-            f"training {settings.model} ended with code {code}; {log} ends with:\n{last}", log
-        )
+        raise TrainingFailed(f"training {settings.model} ended with code {code}; {log} ends with:\n{last}", log)
     return read_result(out)
 
 
@@ -166,17 +161,16 @@ def read_result(out: Path) -> TrainResult:
 
 def _run(launcher: tuple[str, ...], out: Path, on_progress: Callable[[int, int, float], None] | None) -> int:
     """Run the program to its end and return its exit code; whatever ends this function also ends the program."""
-    launcher = launcher or (sys.executable,)
-    command = [*launcher, "-m", PROGRAM, str(out / CONFIG)]
+    command = [*(launcher or (sys.executable,)), "-m", PROGRAM, str(out / CONFIG)]
     guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {
         PARENT_VARIABLE: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        "PYTHONSAFEPATH": "1",  # a folder `tasks` where the user happens to stand must not be imported instead
+        "PYTHONSAFEPATH": "1",  # a folder `tasks` where the user happens to stand is not ours
     }
-    for name, value in _QUICK_ON_CPU.items():
-        environment.setdefault(name, value)
+    if not launcher:
+        environment = _QUICK_ON_CPU | environment  # what the user has set wins
     progress = out / PROGRESS
     seen = progress.stat().st_size if progress.exists() else 0
     with (out / LOG).open("ab") as log:

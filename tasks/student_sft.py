@@ -1,8 +1,9 @@
-"""The program that trains a student: `python -m tasks.student_sft CONFIG.json`, or under `accelerate launch -m`.
+"""The program that trains a student: `[accelerate launch | python] -m tasks.student_sft CONFIG.json`.
 
-Supervised fine-tuning by TRL on prompt and completion: the prompt is all messages but the last, the completion is the
-last message, and the loss is on the completion only. Examples are rendered here and not by TRL, because TRL cuts what
-is too long without a word and does not see that a chat template drops the thinking part.
+Supervised fine-tuning by TRL on prompt and completion: the prompt is all messages but the last, the
+completion is the last message, and the loss is on the completion only. Examples are rendered here and not
+by TRL, because TRL cuts what is too long without a word and does not see that a chat template drops the
+thinking part.
 
 `tasks.student.train_student` writes CONFIG.json, starts this program and reads its result.
 """
@@ -44,8 +45,9 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 def newest_complete_checkpoint(out: Path) -> Path | None:
     """The checkpoint to go on from, or None.
 
-    trainer_state.json is written last, so a kill leaves a folder without it, or with a torn one. The weights and the
-    optimizer are looked at as well: after a power cut the last file may be there and the earlier ones not.
+    trainer_state.json is written last, so a kill leaves a folder without it, or with a torn one. The
+    weights and the optimizer are looked at as well: after a power cut the last file may be there and the
+    earlier ones not.
     """
     folders = [folder for folder in out.glob("checkpoint-*") if CHECKPOINT.fullmatch(folder.name)]
     for folder in sorted(folders, key=_step, reverse=True):
@@ -75,14 +77,13 @@ class CountingTrainer(SFTTrainer):
 
     _counts: torch.Tensor | None = None  # (tokens, loss tokens) of this rank since the last log
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
         # A model predicts the next token, so the first label of a sequence is never in the loss.
         counts = torch.stack([torch.as_tensor(tokens), (inputs["labels"][:, 1:] != IGNORED).sum().cpu()])
         self._counts = counts if self._counts is None else self._counts + counts
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._counts is not None:
@@ -109,9 +110,7 @@ class Progress(TrainerCallback):
     ) -> None:
         self._write(state, None)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False  # the model itself is saved next; its optimizer state serves nobody
 
@@ -165,9 +164,7 @@ def train(config: dict[str, Any]) -> None:
     if settings.chat_template is not None:
         tokenizer.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
     if tokenizer.chat_template is None:
-        raise UnusableData(
-            f"{settings.model} has no chat template: give it one (setting chat_template, a Jinja file)"
-        )
+        raise UnusableData(f"{settings.model} has no chat template: give it one (setting chat_template, a Jinja file)")
     datasets.disable_progress_bars()
     with process.main_process_first():  # the other ranks find its result in the cache
         splits = datasets.load_dataset(config["dataset"], cache_dir=str(out / "cache"))
@@ -178,7 +175,7 @@ def train(config: dict[str, Any]) -> None:
     learn, check = encoded["train"], encoded.get("validation")
     if len(learn.examples) == 0:
         raise UnusableData(
-            f"no example is left to train on: all {learn.examples_in} are over {settings.max_length} tokens (max_length)"
+            f"no example is left to train on: all {learn.examples_in} are over max_length, {settings.max_length} tokens"
         )
     clock.lap("data")
     trainer = CountingTrainer(
@@ -218,9 +215,7 @@ def train(config: dict[str, Any]) -> None:
         "eval_loss": eval_loss,
         "resumed_from": _step(checkpoint) if checkpoint else None,
         "seconds": clock.seconds | {"total": clock.total()},
-        "versions": {
-            name: version(name) for name in ("torch", "transformers", "trl", "datasets", "accelerate")
-        },
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "datasets", "accelerate")},
     }
     write_atomically(out / RESULT, result)
     for left_over in [*out.glob("checkpoint-*"), out / "cache"]:
@@ -231,7 +226,7 @@ class Clock:
     """Seconds by phase, counted from the start of this process."""
 
     def __init__(self) -> None:
-        self.started = psutil.Process().create_time()
+        self.started: float = psutil.Process().create_time()
         self.last = self.started
         self.seconds: dict[str, float] = {}
         self.lap("imports")

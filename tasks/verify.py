@@ -1,7 +1,7 @@
 """Verify: every planned response gets one judgement from each verifier of its category, and one outcome.
 
-A verdict is reused while its verifier's version, which covers libraries, settings and the means of verification,
-stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step per teacher.
+A verdict is reused while its verifier's version, which covers libraries, settings, the means of verification and the
+text that was judged, stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step per teacher.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class _Shard:
         workspace = context.workspace
         questions = workspace.read("curate", work.shard, "curated").to_pylist()
         self._questions = {question["question_id"]: question for question in questions}
-        self._plan = [one.request.response_id for one in planned(questions, teacher, revision)]
+        self._teacher = teacher.name
+        self._plan = {one.request.response_id: one.request for one in planned(questions, teacher, revision)}
         responses = workspace.read(f"generate.{teacher.name}", work.shard, "responses").to_pylist()
         self._responses = {row["response_id"]: row for row in responses}
         self._known: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -82,11 +83,11 @@ class _Shard:
             batch = answered[start : start + BATCH]
             self._judge(batch)
             self._context.progress.advance(self._step.key, len(batch))
-            rest = len(answered) - start - len(batch)
+            rest = answered[start + len(batch) :]
             if rest and time.monotonic() - last > COMMIT_EVERY_S:
                 self._commit(rest)
                 last = time.monotonic()
-        self._commit(0)
+        self._commit([])
 
     def _account(self, key: str) -> bool:
         """Whether a planned response is there to be judged; what isn't is pending or in the ledger."""
@@ -95,9 +96,11 @@ class _Shard:
             return True
         if row is None or row["error_kind"] == "transient":
             self._waiting += 1
-            if row is not None:
-                missing = unscored("infra_error", f"the request failed: {row['error']}")
-                self._rows.append(_row(row, "outcome", "request", missing))
+            reason = f"the request failed: {row['error']}" if row else "the request isn't answered yet"
+            request = self._plan[key]
+            asked = {"response_id": key, "question_id": request.question_id, "teacher": self._teacher,
+                     "sample_index": request.sample_index}  # fmt: skip
+            self._rows.append(_row(asked, "outcome", "request", unscored("infra_error", reason)))
         else:
             evidence = json.dumps({"error": row["error"], "question_id": row["question_id"]})
             self._ledger.append(self._context.drop(self._step.key, "response", key, "no_response", evidence=evidence))
@@ -111,7 +114,7 @@ class _Shard:
             verifier = self._bench.version(name) if subjects else ""
             open_: list[tuple[Subject, str]] = []
             for subject in subjects:
-                version = f"{verifier}; means {_means(subject.question)}"
+                version = f"{verifier}; means {_means(subject)}"
                 known = self._known.get((subject.response_id, name, version))
                 if known is not None and known["status"] != "infra_error":
                     self._rows.append(known)
@@ -137,6 +140,9 @@ class _Shard:
     def _settled(self, subject: Subject, opinions: Sequence[Opinion]) -> bool:
         """Whether the rule has decided already, so that the judge need not be paid: only wrong ones are asked about."""
         policy = self._settings.policy.get(subject.question["category"], "first")
+        if policy == "first":
+            route = self._routed(subject.response_id)
+            opinions = [opinion for opinion in opinions if route.index(opinion.verifier) < route.index("judge")]  # type: ignore[arg-type]
         statements = [opinion.judgement.passed for opinion in opinions if opinion.judgement.passed is not None]
         if policy == "first":
             return bool(statements)
@@ -144,6 +150,8 @@ class _Shard:
 
     def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
         response = self._responses[key]
+        route = self._routed(key)
+        opinions = sorted(opinions, key=lambda opinion: route.index(opinion.verifier))  # type: ignore[arg-type]
         policy = self._settings.policy.get(self._questions[response["question_id"]]["category"], "first")
         outcome = combine_opinions(opinions, policy)
         version = hash_text(policy, *(f"{opinion.verifier}={opinion.version}" for opinion in opinions))
@@ -151,18 +159,22 @@ class _Shard:
             self._waiting += 1
         return _row(response, "outcome", version, outcome)
 
-    def _commit(self, rest: int) -> None:
-        """All rows so far; `rest` responses are still to come in this run."""
+    def _commit(self, rest: Sequence[str]) -> None:
+        """All rows so far; `rest` are still to come in this run, and keep the verdicts that they have, without outcome."""
         dropped = dict(Counter(entry["rule"] for entry in self._ledger))
-        out = len(self._plan) - self._waiting - len(self._ledger) - rest
-        book = Book("response", len(self._plan), out, dropped, self._waiting + rest)
-        table = pa.Table.from_pylist(self._rows, schema=VERDICTS)
+        out = len(self._plan) - self._waiting - len(self._ledger) - len(rest)
+        book = Book("response", len(self._plan), out, dropped, self._waiting + len(rest))
+        coming = set(rest)
+        known = [row for (key, name, _), row in self._known.items() if key in coming and name != "outcome"]
+        table = pa.Table.from_pylist(self._rows + known, schema=VERDICTS)
         self._transaction.commit("verdicts", table, self._ledger, [book])
 
 
-def _means(question: dict[str, Any]) -> str:
-    """Hash of what the question is verified by."""
-    return hash_json({name: question[name] for name in MEANS})[:12]
+def _means(subject: Subject) -> str:
+    """Hash of what the response is verified by, and of its text, which a replay file may change under the same id."""
+    question, response = subject.question, subject.response
+    text = (response["think_content"], response["answer_content"])
+    return hash_json([{name: question[name] for name in MEANS}, question["messages"], text])[:12]
 
 
 def _row(response: dict[str, Any], verifier: str, version: str, judgement: Judgement) -> dict[str, Any]:

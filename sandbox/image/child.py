@@ -55,8 +55,8 @@ def finish(body: Any, message_fd: int) -> int:
         except MemoryError:
             os.write(message_fd, _MEMORY_ERROR)
             status = 1
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        except BaseException as error:
+            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001  whatever a program raises is its own
             status = 1
             trace = error.__traceback__
             while trace and trace.tb_frame.f_code.co_filename == __file__:
@@ -64,13 +64,13 @@ def finish(body: Any, message_fd: int) -> int:
             sys.excepthook(type(error), error, trace)
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         status = status or 1
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             status = status or 120
     return status
 
@@ -130,7 +130,7 @@ def serve(code: bytes, channel: Channel) -> None:
 
 def referee(code: bytes, names: list[str], modules: list[str], channel: Channel) -> None:
     """Run assert code whose free `names` are the solution's; say how it ended."""
-    peer = Peer(channel, {})
+    peer = Peer(channel, {}, guarded=True)
     module = load(code, "__main__", "/work/test.py", channel)
     for name in modules:
         vars(module)[name] = __import__(name)
@@ -143,7 +143,7 @@ def referee(code: bytes, names: list[str], modules: list[str], channel: Channel)
         end = {"op": "failed", "kind": "assertion", "text": describe(error)}
     except RemoteFault as fault:
         end = {"op": "failed", "kind": "solution", "text": str(fault)}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         kind = "solution" if getattr(error, "raised_by_solution", False) else "test"
         end = {"op": "failed", "kind": kind, "text": describe(error)}
     else:

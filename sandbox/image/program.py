@@ -37,7 +37,7 @@ class Program:
         self.messages, theirs = socket.socketpair()
         self.messages.setblocking(False)
         self.buffer = bytearray()
-        self.outgoing = bytes(header.get("first") and blobs[2] or b"")
+        self.outgoing = bytes((header.get("first") and blobs[2]) or b"")
         self.message: bytes | None = None
         self.exit: dict[str, Any] | None = None
         self.limit: str | None = None
@@ -117,10 +117,10 @@ class Program:
         limits = self.limits
         used = self.cgroup.memory() - self.memory0
         self.peak = max(self.peak, used)
-        if self.cgroup.oom_kills() > self.oom0 or used > limits["memory"]:
-            self.limit = "memory"
-        elif max(os.fstat(self.out).st_size, os.fstat(self.err).st_size) > limits["output"]:
+        if max(os.fstat(self.out).st_size, os.fstat(self.err).st_size) > limits["output"]:
             self.limit = "output"
+        elif self.cgroup.oom_kills() > self.oom0 or used > limits["memory"]:
+            self.limit = "memory"
         elif self.cpu_now() - self.cpu0 > limits["time_s"]:
             self.limit = "time"
         elif wall > limits["wall_s"]:
@@ -153,7 +153,7 @@ class Program:
             self.limit = self.limit or "output"
         peak = max(report["peak"], self.peak)
         cpu = report["cpu_s"] + extra_cpu
-        if oom or peak > self.limits["memory"]:
+        if self.limit != "output" and (oom or peak > self.limits["memory"]):
             self.limit = "memory"
         elif cpu > self.limits["time_s"] and finished:
             self.limit = self.limit or "time"

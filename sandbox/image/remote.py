@@ -21,6 +21,8 @@ from sandbox.image import values
 from sandbox.image.frames import MAX_MESSAGE, MESSAGE_LENGTH, TooLarge, pack_message
 
 MAX_ITERATION = 100_000
+# Raised by a solution, these would end a loop of the test code early, pass for its own verdict, or need more arguments.
+_NEVER = (StopIteration, StopAsyncIteration, AssertionError, UnicodeError, BaseExceptionGroup)
 
 
 class RemoteFault(Exception):
@@ -59,9 +61,11 @@ class Channel:
 class Peer:
     """Answers the other side's messages about our objects, and asks about theirs."""
 
-    def __init__(self, channel: Channel, names: dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, names: dict[str, Any], guarded: bool = False) -> None:
+        """`guarded` is the referee's side: the other side may call what it was given, and little else."""
         self.channel = channel
         self.names = names
+        self.guarded = guarded
         self.ours: dict[int, Any] = {}
         self.theirs: dict[int, RemoteRef] = {}
 
@@ -94,7 +98,7 @@ class Peer:
         """What a message is about: one of our objects, or a name, dotted through a class."""
         if message.get("ref") is not None:
             return self.ours[message["ref"]]
-        first, *rest = message["name"].split(".")
+        first, *rest = str(message["name"]).split(".")
         if first not in self.names:
             raise NameError(f"name '{first}' is not defined")
         found = self.names[first]
@@ -106,6 +110,8 @@ class Peer:
         """Do what one message asks; exceptions become part of the answer."""
         try:
             target = self.target(message)
+            if self.guarded and not may_ask(target, message):
+                raise PermissionError(f"{message['op']} of a {type(target).__name__} of the test code")
             if message["op"] == "call":
                 args = [self.decode(arg) for arg in message["args"]]
                 kwargs = {key: self.decode(arg) for key, arg in message["kwargs"].items()}
@@ -175,7 +181,7 @@ class Peer:
 class RemoteRef:
     """An object of the other side."""
 
-    __slots__ = ("_peer", "_id", "_kind")
+    __slots__ = ("_id", "_kind", "_peer")
 
     def __init__(self, peer: Peer, number: int, kind: str) -> None:
         object.__setattr__(self, "_peer", peer)
@@ -214,6 +220,19 @@ class RemoteModule(types.ModuleType):
         return self.__dict__["_peer"].proxy(name)
 
 
+def may_ask(target: Any, message: dict[str, Any]) -> bool:
+    """What a solution may do with an object of the test code.
+
+    It may call a function and walk an iterator that it was given. Attributes are open on objects of the test
+    code's own classes alone, and no private ones: a function's __globals__ or a generator's frame would lead
+    to the expected values, and to the verdict.
+    """
+    if message["op"] in ("call", "iterate"):
+        return True
+    name = str(message.get("attribute") or "_")
+    return type(target).__module__ == "__main__" and not name.startswith("_")
+
+
 def changed(before: Any, after: Any) -> list[Any]:
     """[after] when a mutable argument differs from what was sent, else []."""
     mutable = isinstance(before, list) or (isinstance(before, dict) and before.get("$") in (None, "dict", "set"))
@@ -232,7 +251,7 @@ def put_back(arg: Any, new: Any) -> None:
 def as_exception(name: str, text: str) -> BaseException:
     """The builtin exception of that name, so that test code can expect it; else RemoteFault."""
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError | AssertionError):
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _NEVER):
         error: Exception = kind(text)
         error.raised_by_solution = True  # type: ignore[attr-defined]
         return error
@@ -243,5 +262,5 @@ def safe_text(error: BaseException) -> str:
     """str(error), whatever its class does."""
     try:
         return str.__str__(str(error))[:500]
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         return f"(unprintable, {sys.getsizeof(error)} bytes)"

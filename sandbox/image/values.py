@@ -18,9 +18,7 @@ from typing import Any
 from sandbox.image.frames import MAX_MESSAGE, TooLarge
 
 _SMALL = 1 << 200  # larger whole numbers go as hex: decimal digits cost quadratic time and have a limit
-_TYPES = {
-    name: value for name, value in vars(builtins).items() if isinstance(value, type) and not name.startswith("_")
-}
+_TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type) and not name.startswith("_")}
 
 
 class NotPlain(Exception):
@@ -79,7 +77,8 @@ def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
         return form
     if "$" not in form:
         return {key: decode(item, resolve) for key, item in form.items()}
-    tag, v = form["$"], form.get("v")
+    tag = form["$"]
+    v: Any = form.get("v")
     try:
         if tag == "tuple":
             return tuple([decode(item, resolve) for item in v])
@@ -121,6 +120,6 @@ def refuse_colliding(keys: list[Any]) -> None:
     if len(keys) < 1000:
         return
     hashes = sorted(map(hash, keys))
-    if any(first == later for first, later in zip(hashes, hashes[50:], strict=False)):
-        if len(set(map(repr, keys))) > len(keys) // 2:
-            raise NotPlain("keys share one hash")
+    shared = any(first == later for first, later in zip(hashes, hashes[50:], strict=False))
+    if shared and len(set(map(repr, keys))) > len(keys) // 2:
+        raise NotPlain("keys share one hash")

@@ -2,7 +2,8 @@
 
 It never sees a program, an input or an output: those travel in memory files whose descriptors it only passes
 on, so a child inherits nothing of an earlier solution. It asks for a request, forks, waits, reports how the
-child ended, and asks again. The modules below are imported once so that a child need not.
+child ended, and asks again. The modules below are imported once so that a child need not. The hash seed is
+fixed, so that a program gives the same output twice.
 """
 
 # ruff: noqa: F401  (imported to be warm)
@@ -40,7 +41,7 @@ import types
 import typing
 from typing import Any
 
-from sandbox.image import child
+from sandbox.image import child, seccomp
 
 CONTROL_FD = 3
 RESULT_FD = 5  # where a child finds its message channel
@@ -49,8 +50,7 @@ RESULT_FD = 5  # where a child finds its message channel
 def drop_privileges(request: dict[str, Any]) -> None:
     """Turn this fresh child into the solution's user, with its limits, in its own session and folder."""
     os.setsid()
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # the kernel takes the program before the supervisor
+    os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"1000")  # the kernel takes it before the supervisor
     for name, value in request["rlimits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     uid = request["uid"]
@@ -64,32 +64,34 @@ def drop_privileges(request: dict[str, Any]) -> None:
 def become_program(request: dict[str, Any], fds: list[int]) -> None:
     """Give the child its descriptors and run the program; never returns."""
     job, stdin, stdout, stderr, messages = fds
-    with os.fdopen(os.dup(job), "rb") as file:
-        content = file.read()
+    content = os.pread(job, os.fstat(job).st_size, 0)
     high = [os.dup(fd) for fd in (stdin, stdout, stderr, messages)]
     for target, fd in zip((0, 1, 2, RESULT_FD), high, strict=True):
         if fd <= RESULT_FD:
             raise RuntimeError(f"descriptor {fd} is in the way")
         os.dup2(fd, target)
+    drop_privileges(request)
     os.closerange(3, RESULT_FD)
     os.closerange(RESULT_FD + 1, 256)
-    drop_privileges(request)
-    for name in [name for name in sys.modules if name.split(".")[0] == "sandbox"]:
-        del sys.modules[name]
-    sys.path[:] = ["/work"] + [path for path in sys.path[1:] if path != "/opt/stillhouse"]
-    os.environ.pop("PYTHONPATH", None)
     child.run(request["mode"], content, RESULT_FD)
 
 
 def main() -> None:
     own = int(sys.argv[1])  # real and saved uid that no other process has: kill(-1) for a solution spares us
     os.setresuid(own, 0, own)
+    seccomp.install()
     # The fixed descriptor numbers must be free of surprises: keep 3..15 occupied by the control socket.
     control = socket.socket(fileno=CONTROL_FD)
     for target in range(CONTROL_FD + 1, 16):
         os.dup2(CONTROL_FD, target, inheritable=False)
     threading.stack_size(8 << 20)  # the main thread's own limit is far higher, for deep recursion
     sys.setrecursionlimit(1000)
+    # A program shall find the interpreter as it would find its own. (Done here, not in each child: every
+    # page that a child touches is copied, and that is most of what a run costs.)
+    for name in [name for name in sys.modules if name.split(".")[0] == "sandbox"]:
+        del sys.modules[name]
+    sys.path[:] = ["/work"] + [path for path in sys.path[1:] if path != "/opt/stillhouse"]
+    os.environ.pop("PYTHONPATH")
     gc.collect()
     gc.freeze()
     control.send(b"ready")
@@ -102,7 +104,7 @@ def main() -> None:
         if pid == 0:
             try:
                 become_program(request, fds)
-            except BaseException:
+            except BaseException:  # noqa: BLE001
                 traceback.print_exc()
                 os._exit(99)
         for fd in fds:

@@ -98,9 +98,7 @@ class TransformersTeacher:
             if isinstance(prompt, Reply):
                 yield prompt
             else:
-                groups.setdefault(json.dumps(request.sampling, sort_keys=True, default=str), []).append(
-                    prompt
-                )
+                groups.setdefault(json.dumps(request.sampling, sort_keys=True, default=str), []).append(prompt)
         for group in groups.values():
             # Longest first: what does not fit into memory shows at once.
             queue = deque(sorted(group, key=lambda p: (-p.tokens, p.request.response_id)))
@@ -124,12 +122,8 @@ class TransformersTeacher:
         if self._net is not None:
             return
         transformers_logging.disable_progress_bar()  # would tear the caller's own bars
-        source = (
-            str(smollm2.model_path()) if self.model == smollm2.NAME else str(Path(self.model).expanduser())
-        )
-        hub: dict[str, Any] = (
-            {"revision": self.revision} if not Path(source).is_dir() and self.revision else {}
-        )
+        source = str(smollm2.model_path()) if self.model == smollm2.NAME else str(Path(self.model).expanduser())
+        hub: dict[str, Any] = {"revision": self.revision} if not Path(source).is_dir() and self.revision else {}
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         dtype = self.dtype
         if dtype == "auto" and device == "cpu" and not _multiplies_bf16():
@@ -140,23 +134,23 @@ class TransformersTeacher:
                 source, dtype=dtype, trust_remote_code=self.trust_remote_code, **hub
             )
         except (OSError, ValueError) as error:
-            raise TeacherError(
-                f"can't load the teacher {self.model}: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise TeacherError(f"can't load the teacher {self.model}: {' '.join(str(error).split())[:300]}") from error
         if not tokenizer.chat_template:
             raise TeacherError(f"the teacher {self.model} has no chat template: take an instruct model")
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        own = net.generation_config.eos_token_id
+        ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+        # transformers fills what a request leaves open from the model's file (say top_p 0.8): leave nothing there.
+        net.generation_config = GenerationConfig(eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id)
         self._tokenizer, self._net = tokenizer, net.to(device).eval()
 
     def _render(self, request: Request) -> Prompt | Reply:
         """The prompt text, or the refusal of a request that this model can't take."""
         unknown = sorted(set(request.sampling) - set(SAMPLING_KEYS))
         if unknown:
-            return failed(
-                request, f"unknown sampling settings {unknown}; known: {', '.join(SAMPLING_KEYS)}", "refused"
-            )
+            return failed(request, f"unknown sampling settings {unknown}; known: {', '.join(SAMPLING_KEYS)}", "refused")
         try:
             self._settings(request.sampling)
             text = self._tokenizer.apply_chat_template(
@@ -168,20 +162,16 @@ class TransformersTeacher:
         context = getattr(self._net.config.get_text_config(), "max_position_embeddings", None)
         asked = request.sampling.get("max_tokens", 512)
         if context and tokens + asked > context:
-            return failed(
-                request, f"prompt {tokens} + max_tokens {asked} exceed the context of {context}", "refused"
-            )
+            return failed(request, f"prompt {tokens} + max_tokens {asked} exceed the context of {context}", "refused")
         return Prompt(request, text, tokens, text.rstrip().endswith(THINK_OPEN))
 
     def _settings(self, sampling: dict[str, Any]) -> GenerationConfig:
-        """The request's sampling in transformers' words; what is not named there is off, whatever the model's file says."""
-        own = self._net.generation_config.eos_token_id
-        eos = {*(own if isinstance(own, list) else [own]), self._tokenizer.eos_token_id} - {None}
+        """The request's sampling in transformers' words; what it does not name is off. Raises ValueError."""
         temperature = float(sampling.get("temperature", 1.0))
         settings: dict[str, Any] = {
             "max_new_tokens": int(sampling.get("max_tokens", 512)),
             "do_sample": temperature > 0,
-            "eos_token_id": sorted(eos),
+            "eos_token_id": self._net.generation_config.eos_token_id,
             "pad_token_id": self._tokenizer.pad_token_id,
             "repetition_penalty": sampling.get("repetition_penalty"),
         }
@@ -196,9 +186,7 @@ class TransformersTeacher:
         start = time.perf_counter()
         sampling = batch[0].request.sampling
         settings = self._settings(sampling)
-        stops = (
-            [sampling["stop"]] if isinstance(sampling.get("stop"), str) else list(sampling.get("stop") or [])
-        )
+        stops = [sampling["stop"]] if isinstance(sampling.get("stop"), str) else list(sampling.get("stop") or [])
         inputs = self._tokenizer(
             [p.text for p in batch], add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self._net.device)

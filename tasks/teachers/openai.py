@@ -7,6 +7,7 @@ because httpx reached 350 requests/s where aiohttp reached 9,900. Reads whole bo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import itertools
 import json
@@ -21,6 +22,7 @@ from typing import Any, Self
 import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
+from yarl import URL
 
 from tasks.teachers.teacher import Reply, Request, TeacherError, failed, split_think
 
@@ -68,7 +70,7 @@ class Endpoints:
 
 
 class OpenAITeacher:
-    """Asks `/chat/completions` with `concurrency` requests in flight for as long as there is work.
+    """Asks `/chat/completions` with `concurrency` requests in flight, over all endpoints, while there is work.
 
     `base_urls`: each up to and including `/v1`. `api_key`: the bearer token, read by the caller; it appears in no
     repr, error or log. `timeout_s`: for one attempt, from connecting to the last byte; long traces take hours.
@@ -96,7 +98,8 @@ class OpenAITeacher:
         self._api_key = api_key
 
     def __repr__(self) -> str:
-        return f"OpenAITeacher({self.endpoints.urls}, {self.model!r}, concurrency={self.concurrency})"
+        urls = [_without_secrets(url) for url in self.endpoints.urls]
+        return f"OpenAITeacher({urls}, {self.model!r}, concurrency={self.concurrency})"
 
     def __enter__(self) -> Self:
         return self
@@ -107,8 +110,8 @@ class OpenAITeacher:
         pass
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """See `Teacher.generate`. The event loop runs in a thread of its own; closing the generator early cancels
-        what is in flight and waits until that is done."""
+        """See `Teacher.generate`. Each call has `concurrency` requests in flight of its own, from an event loop in a
+        thread of its own; closing the generator early cancels what is in flight and waits until that is done."""
         replies: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         work = loop.create_task(self._work(requests, replies))
@@ -121,10 +124,8 @@ class OpenAITeacher:
                 yield reply
         finally:
             if thread.is_alive():
-                try:
+                with contextlib.suppress(RuntimeError):  # the loop closed in between: nothing is in flight
                     loop.call_soon_threadsafe(work.cancel)
-                except RuntimeError:
-                    pass  # the loop closed in between: nothing is in flight
             thread.join()
 
     async def _work(self, requests: Sequence[Request], replies: queue.SimpleQueue[Any]) -> None:
@@ -132,7 +133,7 @@ class OpenAITeacher:
         the number in flight falls only when no work is left."""
         todo = iter(requests)
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        connector = aiohttp.TCPConnector(limit=0, force_close=False, keepalive_timeout=15)
+        connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=min(30.0, self.timeout_s))
 
         async def worker(session: aiohttp.ClientSession) -> None:
@@ -169,12 +170,8 @@ class OpenAITeacher:
             return failed(request, self._clean(str(error)), "refused", time.perf_counter() - start)
 
     def _body(self, request: Request) -> bytes:
-        body = {
-            "model": self.model,
-            "messages": list(request.messages),
-            **request.sampling,
-            **self.extra_body,
-        }
+        body: dict[str, Any] = {"model": self.model, "messages": list(request.messages)}
+        body |= request.sampling | self.extra_body
         if request.seed is not None:
             body["seed"] = request.seed
         if not body.get("stop"):
@@ -184,6 +181,7 @@ class OpenAITeacher:
     async def _attempt(self, session: aiohttp.ClientSession, request: Request, body: bytes) -> Reply:
         """One exchange: the reply as the server's answer gives it. Raises Transient or Refused."""
         url = self.endpoints.next()
+        shown = _without_secrets(url)
         try:
             async with session.post(
                 f"{url}/chat/completions", data=body, headers={"Content-Type": "application/json"}
@@ -192,19 +190,19 @@ class OpenAITeacher:
                 status, retry_after = response.status, response.headers.get("Retry-After")
         except aiohttp.ConnectionTimeoutError:
             self.endpoints.set_aside(url)
-            raise Transient(f"can't connect to {url}: time-out") from None
+            raise Transient(f"can't connect to {shown}: time-out") from None
         except TimeoutError:  # before ClientError: aiohttp's time-outs are both
-            raise Transient(f"no answer within {self.timeout_s:g} s from {url}") from None
+            raise Transient(f"no answer within {self.timeout_s:g} s from {shown}") from None
         except aiohttp.InvalidURL:
-            raise Refused(f"not a URL: {url}") from None
+            raise Refused(f"not a URL: {shown}") from None
         except aiohttp.ClientConnectorError as error:
             self.endpoints.set_aside(url)
-            raise Transient(f"can't connect to {url}: {error.os_error}") from None
+            raise Transient(f"can't connect to {shown}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Transient(f"connection to {url} lost: {type(error).__name__}: {error}") from None
+            raise Transient(f"connection to {shown} lost: {type(error).__name__}: {error}") from None
         self.endpoints.alive(url)
         if status >= 400:
-            said = f"HTTP {status} from {url}: {_server_message(raw)}"
+            said = f"HTTP {status} from {shown}: {_server_message(raw)}"
             if status in (408, 425, 429) or status >= 500:
                 raise Transient(said, _seconds(retry_after))
             raise Refused(said)
@@ -212,7 +210,7 @@ class OpenAITeacher:
             return _read(request, json.loads(raw))
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # torn, or of another shape
             reason = f"{type(error).__name__}: {error}"
-            raise Transient(f"HTTP {status} from {url}: not a chat completion ({reason})") from None
+            raise Transient(f"HTTP {status} from {shown}: not a chat completion ({reason})") from None
 
     def _clean(self, text: str) -> str:
         """Servers quote the key that they refuse."""
@@ -230,6 +228,14 @@ def _run(loop: asyncio.AbstractEventLoop, work: asyncio.Task[None], replies: que
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without user, password and query, for people to read."""
+    try:
+        return str(URL(url).with_user(None).with_query(None))
+    except ValueError:
+        return "(an invalid URL)"
 
 
 def _pause(state: RetryCallState) -> float:

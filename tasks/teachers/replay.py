@@ -7,7 +7,7 @@ k planned samples, or broken.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,12 +21,21 @@ import pyarrow.parquet as pq
 
 from storage.fingerprint import hash_json, hash_text
 from storage.workspace import Workspace
-from tasks.question import BadRecord, lookup, question_id
+from tasks.question import (
+    BadRecord,
+    check_characters,
+    check_last_message,
+    lookup,
+    question_id,
+    read_messages,
+)
 from tasks.sources import FileSource, fingerprint_files, read_source
 from tasks.spill import Spill
 from tasks.teachers.settings import ReplayTeacherSettings
 from tasks.teachers.teacher import Reply, Request, failed, split_think
 
+INDEX_VERSION = 2
+"""Raise it when a record is read in another way."""
 INDEX = pa.schema([
     ("place", pa.string()), ("question_id", pa.string()), ("sample_index", pa.int64()), ("think_content", pa.string()),
     ("answer_content", pa.string()), ("finish_reason", pa.string()), ("prompt_tokens", pa.int64()),
@@ -110,6 +119,8 @@ class ReplayTeacher:
         return self._shard[1]
 
     def _read(self, shard: str) -> list[dict[str, Any]]:
+        if not self._index.exists():  # the cache may be deleted at any time
+            self._index = self._build()
         path = self._index / f"{shard}.parquet"
         return pq.read_table(path, partitioning=None).to_pylist() if path.exists() else []
 
@@ -117,7 +128,8 @@ class ReplayTeacher:
         """The index folder; two processes may build it at once, the first to finish wins."""
         teacher, workspace = self._teacher, self._workspace
         files = replay_files(teacher, self._base, workspace.cache / "files")
-        made_from = {"files": files, "columns": teacher.columns, "format": teacher.format, "bits": workspace.bits}
+        made_from = {"files": files, "columns": teacher.columns, "format": teacher.format, "bits": workspace.bits,
+                     "version": INDEX_VERSION}  # fmt: skip
         target = workspace.cache / "replay" / hash_json(made_from)
         if target.exists():
             return target
@@ -150,34 +162,77 @@ def _missing(request: Request, teacher: ReplayTeacherSettings) -> Reply:
 
 def _rows(place: str, record: dict[str, Any] | BadRecord, columns: dict[str, str],
           counts: dict[str, int]) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """One row of the index per response of a record; a row with `bad_rule` for what can't be used."""
     empty: dict[str, Any] = dict.fromkeys(INDEX.names) | {"place": place}
-    if isinstance(record, BadRecord):
-        yield empty | {"bad_rule": record.rule, "bad_detail": record.detail}
+    try:
+        if isinstance(record, BadRecord):
+            raise record
+        identity, responses, facts = _read_record(record, columns)
+    except BadRecord as fault:
+        yield empty | {"bad_rule": fault.rule, "bad_detail": fault.detail}
         return
+    for think, answer in responses:
+        try:
+            if not isinstance(answer, str) or not isinstance(think, str | None):
+                raise BadRecord("wrong_type", f"the response is {type(answer).__name__}, its thinking {type(think).__name__}")
+            check_characters([think, answer])
+        except BadRecord as fault:
+            yield empty | {"bad_rule": fault.rule, "bad_detail": fault.detail}
+            continue
+        yield empty | facts | {"question_id": identity, "sample_index": counts[identity], "think_content": think,
+                               "answer_content": answer}  # fmt: skip
+        counts[identity] += 1
+
+
+def _read_record(record: dict[str, Any], columns: dict[str, str]) -> tuple[str, list[tuple[Any, Any]], dict[str, Any]]:
+    """The record's question_id, its responses as (think, answer), and what it says of them."""
 
     def get(name: str) -> Any:
         return lookup(record, columns.get(name, name))
 
-    messages = get("messages") or [{"role": "user", "content": get("question")}]
-    if isinstance(messages, str):
-        messages = json.loads(messages)
-    if messages and messages[-1]["role"] == "assistant":
+    try:
+        messages = read_messages(get)
+    except RecursionError as fault:
+        raise BadRecord("broken_json", "nested too deeply") from fault
+    if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
-    responses = get("response")
-    answers = responses if isinstance(responses, list) else [responses]
-    if responses is None:
-        answers = [None] if get("answer_content") is not None else []
-    if not all(isinstance(message.get("content"), str) for message in messages) or not answers:
-        yield empty | {"bad_rule": "missing_column", "bad_detail": "no question, or no response"}
-        return
-    identity = question_id(messages)
-    for answer in answers:
-        think, text = split_think(answer) if isinstance(answer, str) else (get("think_content"), get("answer_content"))
-        if not isinstance(text, str):
-            yield empty | {"bad_rule": "wrong_type", "bad_detail": f"the response is {type(text).__name__}"}
-            continue
-        yield empty | {
-            "question_id": identity, "sample_index": counts[identity], "think_content": think, "answer_content": text,
-            **{name: get(name) for name in ("finish_reason", "prompt_tokens", "completion_tokens", "mean_logprob")},
-        }  # fmt: skip
-        counts[identity] += 1
+    check_last_message(messages)
+    response = get("response")
+    if response is None:
+        responses = [(get("think_content"), get("answer_content"))] if get("answer_content") is not None else []
+    else:
+        texts = response if isinstance(response, list) else [response]
+        responses = [split_think(text) if isinstance(text, str) else (None, text) for text in texts]
+    if not responses:
+        raise BadRecord("missing_response", "no column `response` or `answer_content`; map it with `columns`")
+    facts = {
+        "finish_reason": _finish_reason(get("finish_reason")),
+        "prompt_tokens": _count("prompt_tokens", get("prompt_tokens")),
+        "completion_tokens": _count("completion_tokens", get("completion_tokens")),
+        "mean_logprob": _float("mean_logprob", get("mean_logprob")),
+    }
+    return question_id(messages), responses, facts
+
+
+def _finish_reason(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise BadRecord("wrong_type", f"finish_reason is {type(value).__name__}, expected text")
+    check_characters(value)
+    return value
+
+
+def _float(name: str, value: Any) -> float | None:
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError) as fault:
+        raise BadRecord("wrong_type", f"{name} is {value!r}, expected a number") from fault
+    return number if math.isfinite(number) else None
+
+
+def _count(name: str, value: Any) -> int | None:
+    number = _float(name, value)
+    if number is None:
+        return None
+    if not 0 <= number < 2**53 or not number.is_integer():
+        raise BadRecord("wrong_type", f"{name} is {value!r}, expected a whole number")
+    return int(number)

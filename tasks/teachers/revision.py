@@ -51,7 +51,7 @@ def _sha256(file: Path) -> str:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError):
         pass  # never hashed, or torn: hash it again
-    with open(file, "rb") as stream:
+    with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     side.parent.mkdir(parents=True, exist_ok=True)
     scratch = side.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")

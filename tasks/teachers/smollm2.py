@@ -63,7 +63,7 @@ def model_path() -> Path:
     if done.is_dir():
         return done
     models.mkdir(parents=True, exist_ok=True)
-    with open(models / f".{NAME}.lock", "w") as lock:
+    with (models / f".{NAME}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if done.is_dir():
             return done

@@ -94,11 +94,7 @@ def split_think(text: str) -> tuple[str | None, str]:
     return None, text.strip()
 
 
-def failed(
-    request: Request, error: str, kind: Literal["transient", "refused"], latency_s: float = 0.0
-) -> Reply:
+def failed(request: Request, error: str, kind: Literal["transient", "refused"], latency_s: float = 0.0) -> Reply:
     """The reply of a request that got no answer; `error` is cut to one line of at most 300 characters."""
     line = " ".join(error.split())
-    return Reply(
-        request.response_id, None, None, None, None, None, None, latency_s, line[:300], error_kind=kind
-    )
+    return Reply(request.response_id, None, None, None, None, None, None, latency_s, line[:300], error_kind=kind)

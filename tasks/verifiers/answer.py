@@ -1,8 +1,9 @@
 r"""Where the final answer of a response stands, and its normal forms.
 
-Extraction follows rules in order (`boxed`, `marker:<literal>`, `last_expression`, for references also `whole`); the first
-that finds something wins. The normal forms decide most pairs without symbolic work: equal text, plain numbers, words, options.
-Everything here is linear in the length of the text and safe on hostile input: no symbolic engine, numbers of bounded size.
+Extraction follows rules in order (`boxed`, `marker:<literal>`, `last_expression`, for references also
+`whole`); the first that finds something wins. The normal forms decide most pairs without symbolic work: equal
+text, plain numbers, words, options. Everything here is linear in the length of the text and safe on hostile
+input: no symbolic engine, numbers of bounded size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Extracted:
 
 
 def check_rules(rules: Sequence[str], *, reference: bool = False) -> tuple[str, ...]:
-    """The rules as a tuple. Raises `UnknownAnswerRule`, naming the valid ones; `whole` is for references only."""
+    """The rules as a tuple. Raises `UnknownAnswerRule`, naming the valid ones; `whole` is for references
+    only."""
     if isinstance(rules, str) or not rules:
         raise UnknownAnswerRule(f"answer_from wants a list of rules, got {rules!r}; rules: {RULE_NAMES}")
     for rule in rules:
@@ -44,7 +46,8 @@ def check_rules(rules: Sequence[str], *, reference: bool = False) -> tuple[str, 
 def extract(text: str, rules: Sequence[str]) -> Extracted | None:
     """The answer by the first rule that finds one, None if none does.
 
-    `last_expression` and `whole` give the whole text: finding the expression in it is the symbolic worker's part.
+    `last_expression` and `whole` give the whole text: finding the expression in it is the symbolic worker's
+    part.
     """
     for rule in rules:
         if rule == "boxed":
@@ -61,7 +64,8 @@ def extract(text: str, rules: Sequence[str]) -> Extracted | None:
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` (or `\fbox{...}`) whose braces balance; None if there is none.
 
-    A box that is never closed (a truncated response) does not count. Of nested boxes the innermost last one counts.
+    A box that is never closed (a truncated response) does not count. Of nested boxes the innermost last one
+    counts.
     """
     last: tuple[int, int] | None = None
     open_boxes: list[list[int]] = []  # [brace depth, start of the content, 1 if another box stands inside]
@@ -88,7 +92,8 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\|\\[{}]|[{}]")
 
 
 def after_marker(text: str, marker: str) -> str | None:
-    """Text after the last line that starts with the literal marker, to the end of that line; None if no line does.
+    """Text after the last line that starts with the literal marker, to the end of that line; None if no line
+    does.
 
     Blanks and Markdown emphasis around marker and answer (`**Answer:** 5`) are ignored.
     """
@@ -100,7 +105,7 @@ def after_marker(text: str, marker: str) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------------- normal forms
+# -------------------------------------------------------------------------------------------- normal forms
 
 _INVISIBLE = dict.fromkeys(
     [
@@ -132,7 +137,9 @@ _SPACING = re.compile(r"\\[!,;: ]|~|\\q?quad\b")
 DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\degree(?![a-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(
-    r"([+-]?)\s*(?:[$€£¥₹]\s*)?([+-]?)([1-9]\d{0,2}(?:[, ]\d{3}){1,20}|[1-9]\d{0,2}(?:_\d{3}){1,20}|\d{1,60})?(\.\d{0,60})?(?:[eE]([+-]?\d{1,2}))?\s*[$€£]?",
+    r"([+-]?)\s*(?:[$€£¥₹]\s*)?([+-]?)"
+    r"([1-9]\d{0,2}(?:[, ]\d{3}){1,20}|[1-9]\d{0,2}(?:_\d{3}){1,20}|\d{1,60})?"
+    r"(\.\d{0,60})?(?:[eE]([+-]?\d{1,2}))?\s*[$€£]?",
     re.ASCII,
 )
 _FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d{1,60})\}\{(\d{1,60})\}|([+-]?\d{1,60})/(\d{1,60})", re.ASCII)
@@ -141,7 +148,8 @@ _OPTION = re.compile(r"\(?([A-J])\)?(?:[.):]\s.*|[.):])?")
 
 
 def normalize(text: str) -> str:
-    r"""One spelling for what is the same on paper: outer `$`, spacing commands, `\left`, `\dfrac`, `\text{}`, final full stop."""
+    r"""One spelling for what is the same on paper: outer `$`, spacing commands, `\left`, `\dfrac`, `\text{}`,
+    final full stop."""
     text = text.translate(_CHARACTERS).strip()
     text = text.rstrip(".").rstrip() if not text.endswith("..") else text
     for opening, closing in _WRAPPERS:
@@ -176,7 +184,8 @@ def _one_group(text: str) -> bool:
 
 
 def plain_number(normal: str) -> Fraction | None:
-    """The value of a normalised text that is nothing but a number (`$1,000.50`, `-3`, `1e3`, `1_000`), else None.
+    """The value of a normalised text that is nothing but a number (`$1,000.50`, `-3`, `1e3`, `1_000`), else
+    None.
 
     At most 60 digits and two digits of exponent, so that the value stays small whatever a model wrote.
     """
@@ -220,7 +229,8 @@ def canonical_number(value: Fraction) -> str:
 
 
 def numbers_equal(reference: Fraction, answer: Fraction) -> bool:
-    """Equal, or, if one of them is not whole, equal to six decimals and to one part in a million (0.333333 for 1/3)."""
+    """Equal, or, if one of them is not whole, equal to six decimals and to one part in a million (0.333333
+    for 1/3)."""
     if reference == answer:
         return True
     if reference.denominator == 1 and answer.denominator == 1:
@@ -232,7 +242,8 @@ def numbers_equal(reference: Fraction, answer: Fraction) -> bool:
 def words(normal: str) -> str | None:
     """The text in lower case if it reads as words rather than as a product of variables, else None.
 
-    Words are letters only, and long (4 letters), capitalised, or several: `Tuesday`, `ABC`, `even`, but not `xy`.
+    Words are letters only, and long (4 letters), capitalised, or several: `Tuesday`, `ABC`, `even`, but not
+    `xy`.
     """
     if len(normal) < 2 or _WORDS.fullmatch(normal) is None:
         return None
@@ -245,7 +256,8 @@ def words(normal: str) -> str | None:
 def option(normal: str, *, reference: bool = False) -> str | None:
     """The letter of a multiple-choice answer: `C`, `(C)`, `C.`, `(C) 12`; None if it is none.
 
-    A reference must be the bare letter, in capitals; an answer may be in lower case and may carry the option's text.
+    A reference must be the bare letter, in capitals; an answer may be in lower case and may carry the
+    option's text.
     """
     if reference:
         bare = normal.strip("().: ")
@@ -259,7 +271,8 @@ Decision = Literal["accepted", "wrong_answer"]
 
 @dataclass(frozen=True)
 class QuickVerdict:
-    """A pair that needed no symbolic work: the decision, what decided (`equal`, `number`, `guard:<name>`), canonical answer."""
+    """A pair that needed no symbolic work: the decision, what decided (`equal`, `number`, `guard:<name>`),
+    canonical answer."""
 
     decision: Decision
     path: str
@@ -343,7 +356,8 @@ def _quick(same: bool, path: str, answer: str) -> QuickVerdict:
 
 
 def canonical_text(normal: str) -> str:
-    """Canonical form of a normalised answer that was not parsed: number, option, words, else the text without blanks."""
+    """Canonical form of a normalised answer that was not parsed: number, option, words, else the text without
+    blanks."""
     value = plain_rational(normal)
     if value is not None:
         return canonical_number(value)

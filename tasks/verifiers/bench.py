@@ -128,7 +128,8 @@ class Bench:
         assert settings is not None
         return Judge(
             settings.base_url, settings.model, _secret(settings), concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s, attempts=settings.attempts, threshold=settings.threshold,
+            timeout_s=settings.timeout_s, attempts=settings.attempts, revision=settings.revision,
+            threshold=settings.threshold,
         )  # fmt: skip
 
     def _reward(self) -> Any:

@@ -1,11 +1,14 @@
-"""The 25 instruction constraints of IFEval (arXiv 2311.07911, table 1), written from their published meaning, strict reading.
+"""The 25 instruction constraints of IFEval (arXiv 2311.07911, table 1), written from their published meaning,
+strict reading.
 
-A rule takes the response and its keyword arguments and says whether the constraint holds and what was measured. Every rule is
-deterministic, offline and linear in the length of the response. Whole word or substring matters: `forbidden_words` are whole
-words, `existence` and `frequency` count substrings, all without regard to case.
+A rule takes the response and its keyword arguments and says whether the constraint holds and what was
+measured. Every rule is deterministic, offline and linear in the length of the response. Whole word or
+substring matters: `forbidden_words` are whole words, `existence` and `frequency` count substrings, all
+without regard to case.
 
-Where this differs from the published program: sentences are split without NLTK's model (an enumerator such as `2.` at the start
-of a line is no sentence); keywords are literal text, not patterns; a line of dashes is a divider, not a bullet.
+Where this differs from the published program: sentences are split without NLTK's model (an enumerator such as
+`2.` at the start of a line is no sentence); keywords are literal text, not patterns; a line of dashes is a
+divider, not a bullet.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def _by_relation(measured: int, relation: str, wanted: int) -> Checked:
     return Checked(passed, measured, f"{relation} {wanted}")
 
 
-# ------------------------------------------------------------------------------------------------ keywords, letters
+# --------------------------------------------------------------------------------------- keywords, letters
 
 
 def keywords_existence(text: str, kwargs: Kwargs) -> Checked:
@@ -87,7 +90,7 @@ def letter_frequency(text: str, kwargs: Kwargs) -> Checked:
     return _by_relation(found, kwargs["let_relation"], kwargs["let_frequency"])
 
 
-# -------------------------------------------------------------------------------------------------- language, case
+# ------------------------------------------------------------------------------------------ language, case
 
 
 def detect_language(text: str) -> str | None:
@@ -131,49 +134,15 @@ def capital_word_frequency(text: str, kwargs: Kwargs) -> Checked:
     return _by_relation(found, kwargs["capital_relation"], kwargs["capital_frequency"])
 
 
-# ---------------------------------------------------------------------------------------------------------- length
+# -------------------------------------------------------------------------------------------------- length
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*_]*(?=\s|$)|[。！？।]+[」』”]?")
 _ENUMERATOR = re.compile(r"^[ \t]*(?:\d{1,3}|[A-Za-z])[.)](?=\s)", re.MULTILINE)
-_ABBREVIATIONS = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "sr",
-        "jr",
-        "vs",
-        "etc",
-        "e.g",
-        "i.e",
-        "cf",
-        "fig",
-        "no",
-        "vol",
-        "pp",
-    ]
-    + [
-        "inc",
-        "ltd",
-        "co",
-        "corp",
-        "gen",
-        "col",
-        "sen",
-        "rep",
-        "gov",
-        "rev",
-        "capt",
-        "lt",
-        "approx",
-        "dept",
-        "est",
-    ]
-    + ["a.m", "p.m", "u.s", "u.k", "ph.d", "p.s", "p.p.s", "jan", "feb", "aug", "sept", "oct", "nov", "dec"]
+_ABBREVIATIONS_TEXT = (
+    "mr mrs ms dr prof st sr jr vs etc e.g i.e cf fig no vol pp inc ltd co corp gen col sen rep gov "
+    "rev capt lt approx dept est a.m p.m u.s u.k ph.d p.s p.p.s jan feb aug sept oct nov dec"
 )
+_ABBREVIATIONS = frozenset(_ABBREVIATIONS_TEXT.split())
 # `etc.` and `p.m.` may also end a sentence; then a capital follows.
 _MAY_END = frozenset(
     ["etc", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d", "jr", "sr", "no", "st"]
@@ -181,7 +150,8 @@ _MAY_END = frozenset(
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut after `.`, `!`, `?` and their kin, not after abbreviations, initials and enumerators. Line ends don't cut."""
+    """The text cut after `.`, `!`, `?` and their kin, not after abbreviations, initials and enumerators. Line
+    ends don't cut."""
     text = _ENUMERATOR.sub(" ", text)
     found, start = [], 0
     for match in _SENTENCE_END.finditer(text):
@@ -224,7 +194,8 @@ def number_paragraphs(text: str, kwargs: Kwargs) -> Checked:
 
 
 def nth_paragraph_first_word(text: str, kwargs: Kwargs) -> Checked:
-    """So many paragraphs, divided by blank lines, and the n-th begins with the word, without regard to case and quotes."""
+    """So many paragraphs, divided by blank lines, and the n-th begins with the word, without regard to case
+    and quotes."""
     paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
     nth = kwargs["nth_paragraph"]
     first = paragraphs[nth - 1].split()[0].lstrip("\"'“‘*_#") if nth <= len(paragraphs) else ""
@@ -234,7 +205,7 @@ def nth_paragraph_first_word(text: str, kwargs: Kwargs) -> Checked:
     return Checked(passed, {"paragraphs": len(paragraphs), "first_word": word[:80]}, wanted)
 
 
-# ------------------------------------------------------------------------------------------------ content and format
+# -------------------------------------------------------------------------------------- content and format
 
 
 def number_placeholders(text: str, kwargs: Kwargs) -> Checked:

@@ -21,7 +21,8 @@ class UnknownConstraint(ValueError):
 
 
 class InvalidConstraint(ValueError):
-    """A known constraint with missing, unknown or mistyped arguments; the message says which and what is allowed."""
+    """A known constraint with missing, unknown or mistyped arguments; the message says which and what is
+    allowed."""
 
 
 def validate_constraints(constraints: Sequence[Constraint]) -> None:
@@ -31,7 +32,8 @@ def validate_constraints(constraints: Sequence[Constraint]) -> None:
 
 
 def usable_kwargs(constraint: Constraint) -> dict[str, Any]:
-    """The arguments that the rule takes, checked; null values are left out (the published files pad with them)."""
+    """The arguments that the rule takes, checked; null values are left out (the published files pad with
+    them)."""
     rule = RULES.get(constraint.id)
     if rule is None:
         raise UnknownConstraint(f"unknown constraint {constraint.id!r}; valid: {', '.join(sorted(RULES))}")
@@ -74,8 +76,9 @@ def _usable_value(constraint_id: str, name: str, kind: Kind, value: object) -> o
 class InstructionVerifier:
     """Score: share of an item's constraints that hold, 0..1; passes above `threshold`.
 
-    Evidence lists each constraint with `passed`, `measured` and `wanted`. No constraints: `unverifiable`. An empty answer:
-    `no_answer`. `judge` raises `UnknownConstraint` or `InvalidConstraint` for items that ingest should have refused.
+    Evidence lists each constraint with `passed`, `measured` and `wanted`. No constraints: `unverifiable`. An
+    empty answer: `no_answer`. `judge` raises `UnknownConstraint` or `InvalidConstraint` for items that ingest
+    should have refused.
     """
 
     name = "instructions"
@@ -87,7 +90,8 @@ class InstructionVerifier:
     def version(self) -> str:
         """Version of langdetect, revision of our rules, hash of the settings."""
         settings = settings_hash({"threshold": self.threshold, "mode": "strict"})
-        return f"langdetect {importlib.metadata.version('langdetect')}; rules {RULES_REVISION}; settings {settings}"
+        library = f"langdetect {importlib.metadata.version('langdetect')}"
+        return f"{library}; rules {RULES_REVISION}; settings {settings}"
 
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
         """One judgement an item. Statuses: accepted, wrong_answer, no_answer, unverifiable."""

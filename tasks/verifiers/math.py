@@ -1,12 +1,15 @@
-r"""Math answers against a reference: normal forms first, Math-Verify for the rest, in worker processes that can be killed.
+r"""Math answers against a reference: normal forms first, Math-Verify for the rest, in worker processes that
+can be killed.
 
-A pair that passes its time or memory limit costs its own worker only, gets `time_limit` or `memory_limit` (never
-`wrong_answer`), and the pairs behind it go on in a fresh worker. The limits: CPU seconds, enforced by the kernel, so that a busy
-machine does not change verdicts; address space; and a generous wall clock above both, which counts as `infra_error`.
+A pair that passes its time or memory limit costs its own worker only, gets `time_limit` or `memory_limit`
+(never `wrong_answer`), and the pairs behind it go on in a fresh worker. The limits: CPU seconds, enforced by
+the kernel, so that a busy machine does not change verdicts; address space; and a generous wall clock above
+both, which counts as `infra_error`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -54,10 +57,11 @@ class _Pair:
 class MathVerifier:
     """Rule-based math verdicts: score 1.0 or 0.0, `passed` if the score is above `threshold`.
 
-    `answer_from` and `reference_from` are extraction rules in order (see `answer.extract`). Without `reference_from` the
-    reference is read from its last box or from the markers that `answer_from` names, else it is taken whole. `timeout_s` is CPU
-    time a pair, `memory_mb` the address space of a worker. Raises `UnknownAnswerRule`, `ValueError` for settings out of range.
-    Workers start at the first pair that needs one; `close()` or the end of a `with` block ends them. Threads may share one.
+    `answer_from` and `reference_from` are extraction rules in order (see `answer.extract`). Without
+    `reference_from` the reference is read from its last box or from the markers that `answer_from` names,
+    else it is taken whole. `timeout_s` is CPU time a pair, `memory_mb` the address space of a worker. Raises
+    `UnknownAnswerRule`, `ValueError` for settings out of range. Workers start at the first pair that needs
+    one; `close()` or the end of a `with` block ends them. Threads may share one.
     """
 
     name = "math"
@@ -74,7 +78,8 @@ class MathVerifier:
     ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 512:
             raise ValueError(
-                f"wanted workers >= 1, timeout_s > 0, memory_mb >= 512; got {workers}, {timeout_s}, {memory_mb}"
+                "wanted workers >= 1, timeout_s > 0, memory_mb >= 512; "
+                f"got {workers}, {timeout_s}, {memory_mb}"
             )
         self.threshold = threshold
         self.answer_from = check_rules(answer_from)
@@ -88,7 +93,8 @@ class MathVerifier:
 
     @property
     def version(self) -> str:
-        """Versions of the libraries that decide, revision of our rules, hash of the settings (not of the worker count)."""
+        """Versions of the libraries that decide, revision of our rules, hash of the settings (not of the
+        worker count)."""
         libraries = " ".join(
             f"{name} {importlib.metadata.version(name)}"
             for name in ("math-verify", "latex2sympy2_extended", "sympy")
@@ -103,8 +109,9 @@ class MathVerifier:
         return f"{libraries}; rules {RULES_REVISION}; settings {settings_hash(settings)}"
 
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
-        """One judgement an item. Statuses: accepted, wrong_answer, no_answer, wrong_format (an answer over 4,000 characters),
-        time_limit, memory_limit, unverifiable (no reference, or one over 4,000 characters), infra_error."""
+        """One judgement an item. Statuses: accepted, wrong_answer, no_answer, wrong_format (an answer over
+        4,000 characters), time_limit, memory_limit, unverifiable (no reference, or one over 4,000
+        characters), infra_error."""
         judgements: list[Judgement | None] = [None] * len(items)
         open_pairs: list[tuple[int, Extracted, Extracted, _Pair]] = []
         for index, item in enumerate(items):
@@ -211,7 +218,7 @@ def _evidence(answer: Extracted, reference: Extracted, path: str) -> dict[str, o
     }
 
 
-# --------------------------------------------------------------------------------------------------------- workers
+# ------------------------------------------------------------------------------------------------- workers
 
 
 class _WorkerDied(Exception):
@@ -249,7 +256,7 @@ class _Worker:
                         break
                 died_before = False
             except _WorkerDied as death:
-                # Anything but its own time limit gets a second try: the kernel or a person may have killed an innocent.
+                # All but its own time limit gets a second try: something outside may have killed it.
                 final = death.returncode == -signal.SIGPROF or (died_before and len(outcomes) == done_before)
                 died_before = not final
                 if final:
@@ -300,7 +307,8 @@ class _Worker:
             raise _WorkerDied(self._end()) from None
 
     def _receive(self, wall_s: float) -> dict[str, Any]:
-        """The next line of the worker. Raises `_WorkerDied` if it ends, or says nothing for `wall_s` seconds."""
+        """The next line of the worker. Raises `_WorkerDied` if it ends, or says nothing for `wall_s`
+        seconds."""
         stream = self._stream("stdout")
         poll = select.poll()
         poll.register(stream, select.POLLIN | select.POLLHUP)
@@ -335,10 +343,8 @@ class _Worker:
         returncode = process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # what was still buffered for a dead worker
                     stream.close()
-                except OSError:
-                    pass  # what was still buffered for a dead worker
         return returncode
 
     def stop(self) -> None:

@@ -1,8 +1,10 @@
-r"""The process in which Math-Verify runs: `python -m tasks.verifiers.math_worker`, started and killed by `tasks.verifiers.math`.
+r"""The process in which Math-Verify runs: `python -m tasks.verifiers.math_worker`, started and killed by
+`tasks.verifiers.math`.
 
-Speaks JSON lines: a request `{"pairs": [[reference, answer, whole_text], ...]}` on stdin is answered by one line a pair,
-flushed at once, so that the parent knows which pair a dead worker was at. Limits per process: address space by RLIMIT_AS;
-CPU seconds per pair by ITIMER_PROF with the default action, so that the kernel ends the process even inside a C loop.
+Speaks JSON lines: a request `{"pairs": [[reference, answer, whole_text], ...]}` on stdin is answered by one
+line a pair, flushed at once, so that the parent knows which pair a dead worker was at. Limits per process:
+address space by RLIMIT_AS; CPU seconds per pair by ITIMER_PROF with the default action, so that the kernel
+ends the process even inside a C loop.
 
 What is not covered: safety against code. Math-Verify parses, it does not execute, but this is no sandbox.
 """
@@ -30,10 +32,11 @@ from tasks.verifiers.answer import DEGREES, canonical_number, canonical_text, no
 
 TEXT_TAIL_CHARS = 10_000  # of a whole response only the end is searched for an expression
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-_FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"]
-    + ["log", "exp", "sqrt", "and", "det", "gcd", "lcm", "max", "min", "mod", "inf", "abs"]
+_FUNCTIONS_TEXT = (
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp sqrt "
+    "and det gcd lcm max min mod inf abs"
 )
+_FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?(?:\{(?:matrix|pmatrix|bmatrix|vmatrix|array|cases|aligned|align)\})?")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)", re.ASCII)
 _MIXED = re.compile(r"(?<![\w.^{/])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w.^])", re.ASCII)
@@ -78,7 +81,8 @@ def _reply(stream: Any, message: dict[str, Any]) -> None:
 
 
 def compare(reference: str, answer: str, *, whole_text: bool = False) -> dict[str, Any]:
-    """`status` (accepted, wrong_answer, no_answer), `path`, canonical `answer`. Raises MemoryError at the process's limit."""
+    """`status` (accepted, wrong_answer, no_answer), `path`, canonical `answer`. Raises MemoryError at the
+    process's limit."""
     try:
         return _compare(reference, answer, whole_text)
     except RecursionError:
@@ -98,7 +102,7 @@ def _compare(reference: str, answer: str, whole_text: bool) -> dict[str, Any]:
     else:
         parsed = parse_answer(answer)
     if not gold or not parsed:
-        # Words, or LaTeX that doesn't parse: the normal forms already differ, and that is all that can be said.
+        # Words, or LaTeX that doesn't parse: the normal forms differ, and that is all that can be said.
         unparsed = "reference" if not gold else "answer"
         return {"status": "wrong_answer", "path": f"unparsed:{unparsed}", "answer": canonical(parsed, answer)}
     equal = bool(
@@ -116,13 +120,15 @@ def _compare(reference: str, answer: str, whole_text: bool) -> dict[str, Any]:
     return {"status": "wrong_answer", "path": path, "answer": canonical(parsed, answer)}
 
 
-# ------------------------------------------------------------------------------------------------------- parsing
+# ------------------------------------------------------------------------------------------------- parsing
 
 
 def as_math(text: str) -> str:
-    r"""The text as Math-Verify should read it: in `$...$` unless it has its own marks or is prose with a number in it.
+    r"""The text as Math-Verify should read it: in `$...$` unless it has its own marks or is prose with a
+    number in it.
 
-    Without the marks Math-Verify takes the last bare number (`3x+4y+14=0` becomes 0); with them it reads `18 apples` as a product.
+    Without the marks Math-Verify takes the last bare number (`3x+4y+14=0` becomes 0); with them it reads `18
+    apples` as a product.
     """
     text = DEGREES.sub("", text.replace("−", "-").replace("–", "-").replace("°", "")).strip()
     text = text.rstrip(".") if not text.endswith("..") else text
@@ -142,7 +148,8 @@ def as_math(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def parse_answer(text: str) -> list[Any]:
-    """Math-Verify's candidates for one answer: an expression and its text, or nothing. Kept, since answers repeat."""
+    """Math-Verify's candidates for one answer: an expression and its text, or nothing. Kept, since answers
+    repeat."""
     found = with_memory_errors(lambda: parser.parse(as_math(text), parsing_timeout=None))
     return list(found) if any(not isinstance(part, str) for part in found) else []
 
@@ -155,8 +162,9 @@ _RECOVERABLE = tuple(kind for kind in Exception.__subclasses__() if kind is not 
 def with_memory_errors(call: Callable[[], _Result]) -> _Result:
     """Call into Math-Verify so that a MemoryError comes out of it.
 
-    The library answers every `except Exception` with False or "not parsed", which would turn a bomb into a wrong answer. For the
-    time of the call its modules see a narrower `Exception`; an error of a class not known at start takes the plain way.
+    The library answers every `except Exception` with False or "not parsed", which would turn a bomb into a
+    wrong answer. For the time of the call its modules see a narrower `Exception`; an error of a class not
+    known at start takes the plain way.
     """
     for module in _LIBRARY:
         module.Exception = _RECOVERABLE
@@ -172,7 +180,7 @@ def with_memory_errors(call: Callable[[], _Result]) -> _Result:
     return call()
 
 
-# --------------------------------------------------------------------------------------------------------- guards
+# -------------------------------------------------------------------------------------------------- guards
 
 
 def false_accept(gold: list[Any], parsed: list[Any]) -> str | None:
@@ -214,17 +222,18 @@ def equal_as_complex(gold: list[Any], parsed: list[Any]) -> bool:
     if not symbols or {symbol.name for symbol in symbols if isinstance(symbol, sympy.Symbol)} != {"i"}:
         return False
     try:
-        unit = {symbol: sympy.I for symbol in symbols}
+        unit = dict.fromkeys(symbols, sympy.I)
         return bool(abs((left.subs(unit) - right.subs(unit)).evalf(15)) < sympy.Float("1e-12"))
     except (TypeError, ValueError, ArithmeticError, AttributeError):
         return False
 
 
-# ------------------------------------------------------------------------------------------------- canonical form
+# ------------------------------------------------------------------------------------------ canonical form
 
 
 def canonical(parsed: list[Any], text: str) -> str | None:
-    """One spelling for equal answers where that is cheap: rationals as numbers, expressions as sympy prints them."""
+    """One spelling for equal answers where that is cheap: rationals as numbers, expressions as sympy prints
+    them."""
     if parsed and not isinstance(parsed[0], str):
         expression = parsed[0]
         if isinstance(expression, sympy.Eq) and isinstance(expression.lhs, sympy.Symbol):

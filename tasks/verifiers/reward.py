@@ -1,8 +1,9 @@
 """A reward model as verifier: sequence classification by transformers, in batches, on GPU or CPU.
 
-One output: score = sigmoid(logit). Several, named by the model's labels: (coherence + correctness + helpfulness) / 12, each on
-HelpSteer's 0–4 scale (DeepDistill, arXiv 2504.17565, multi-turn and other: passes above 0.7). The model's chat template is
-applied once, without a second set of special tokens. No code from a model's repository runs (`trust_remote_code` is off).
+One output: score = sigmoid(logit). Several, named by the model's labels: (coherence + correctness +
+helpfulness) / 12, each on HelpSteer's 0–4 scale (DeepDistill, arXiv 2504.17565, multi-turn and other: passes
+above 0.7). The model's chat template is applied once, without a second set of special tokens. No code from a
+model's repository runs (`trust_remote_code` is off).
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class RewardModelError(RuntimeError):
 class RewardModel:
     """Score 0..1 of an answer to its question; passes above `threshold`.
 
-    `model` is a folder or a hub name, `revision` a hub commit. `max_tokens` defaults to what the model takes; of a longer
-    dialogue the end is read, and the evidence says so. The model is loaded at the first `judge`, or by `with`; loading raises
-    `RewardModelError`, or OSError for a model that isn't there. Calls from several threads take turns.
+    `model` is a folder or a hub name, `revision` a hub commit. `max_tokens` defaults to what the model takes;
+    of a longer dialogue the end is read, and the evidence says so. The model is loaded at the first `judge`,
+    or by `with`; loading raises `RewardModelError`, or OSError for a model that isn't there. Calls from
+    several threads take turns.
     """
 
     name = "reward"
@@ -59,7 +61,8 @@ class RewardModel:
 
     @property
     def version(self) -> str:
-        """Model and its revision (hub commit, or a hash of the folder's files), transformers, our rules, settings."""
+        """Model and its revision (hub commit, or a hash of the folder's files), transformers, our rules,
+        settings."""
         with self._turn:
             if self._version is None:
                 settings = settings_hash({"threshold": self.threshold, "max_tokens": self.max_tokens})
@@ -78,7 +81,8 @@ class RewardModel:
         return str(getattr(config, "_commit_hash", None) or self.revision or "unknown")
 
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
-        """One judgement an item. Statuses: accepted, wrong_answer, no_answer, infra_error (out of GPU memory)."""
+        """One judgement an item. Statuses: accepted, wrong_answer, no_answer, infra_error (out of GPU
+        memory)."""
         with self._turn:
             judgements: list[Judgement | None] = [None] * len(items)
             encoded: list[tuple[int, list[int], int]] = []
@@ -201,7 +205,8 @@ class RewardModel:
 
 
 def attribute_columns(name: str, config: Any) -> list[int] | None:
-    """None for a model of one output, else the columns of coherence, correctness and helpfulness by the labels' names."""
+    """None for a model of one output, else the columns of coherence, correctness and helpfulness by the
+    labels' names."""
     if config.num_labels == 1:
         return None
     labels = {str(label).lower(): int(column) for column, label in config.id2label.items()}
@@ -211,13 +216,15 @@ def attribute_columns(name: str, config: Any) -> list[int] | None:
     ]
     if None in columns:
         raise RewardModelError(
-            f"{name} has the labels {', '.join(labels)}; wanted one output, or labels named {', '.join(ATTRIBUTES)}"
+            f"{name} has the labels {', '.join(labels)}; wanted one output, "
+            f"or labels named {', '.join(ATTRIBUTES)}"
         )
     return [column for column in columns if column is not None]
 
 
 def folder_hash(folder: Path) -> str:
-    """12 hex digits over names, sizes and contents of a model's files; of a file over 64 MiB the first and last MiB."""
+    """12 hex digits over names, sizes and contents of a model's files; of a file over 64 MiB the first and
+    last MiB."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         size = path.stat().st_size

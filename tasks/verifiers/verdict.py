@@ -1,8 +1,8 @@
 """What goes into a verifier and what comes out: items, constraints, judgements.
 
-A verifier judges a batch and answers in the same order. It never raises because of what a response contains: whatever a
-model wrote, the answer is a `Judgement` with a status. What is not covered: which verifier a category uses, and how several
-verdicts become one outcome; the verify stage does that.
+A verifier judges a batch and answers in the same order. It never raises because of what a response contains:
+whatever a model wrote, the answer is a `Judgement` with a status. What is not covered: which verifier a
+category uses, and how several verdicts become one outcome; the verify stage does that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ UNSCORED: frozenset[Status] = frozenset({"unverifiable", "infra_error"})
 
 @dataclass(frozen=True)
 class Constraint:
-    """One instruction constraint, e.g. `length_constraints:number_words` with `{"relation": "at least", "num_words": 300}`."""
+    """One instruction constraint, e.g. `length_constraints:number_words` with `{"relation": "at least",
+    "num_words": 300}`."""
 
     id: str
     kwargs: Mapping[str, object] = field(default_factory=dict)
@@ -41,7 +42,8 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Item:
-    """One response to judge. `question` is the text of the last user message, `answer_content` what follows the thinking."""
+    """One response to judge. `question` is the text of the last user message, `answer_content` what follows
+    the thinking."""
 
     question_id: str
     category: str
@@ -56,9 +58,9 @@ class Item:
 class Judgement:
     """One verifier's opinion of one response.
 
-    `score` lies in 0..1. It and `passed` are None for `unverifiable` (left out of n) and `infra_error` (ours, tried again).
-    `answer` is the canonical form of the final answer, for majority votes. `evidence` is JSON: what was compared, how.
-    `seconds` is wall time and differs from run to run.
+    `score` lies in 0..1. It and `passed` are None for `unverifiable` (left out of n) and `infra_error` (ours,
+    tried again). `answer` is the canonical form of the final answer, for majority votes. `evidence` is JSON:
+    what was compared, how. `seconds` is wall time and differs from run to run.
     """
 
     score: float | None
@@ -87,7 +89,8 @@ class Verifier(Protocol):
 
     @property
     def version(self) -> str:
-        """Library versions, revision of our own rules, hash of the settings. Verdicts are reused while it stays the same."""
+        """Library versions, revision of our own rules, hash of the settings. Verdicts are reused while it
+        stays the same."""
 
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
         """One judgement an item, in the same order."""

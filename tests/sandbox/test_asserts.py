@@ -1,5 +1,7 @@
 """Proves that assert code judges rightly and can't be passed by exit, monkeypatching, always-equal or forgery."""
 
+# ruff: noqa: E501  (programs as they are)
+
 from __future__ import annotations
 
 import json
@@ -38,6 +40,8 @@ CHEATS = [
     "            if isinstance(v, dict) and 'expected' in v: return v['expected']\n        f_ = f_.f_back\n    return None",
     "import sandbox.image.values as v\nv.encode = lambda *a: 4\ndef f(x): return 1",
     "def f(x):\n    while True: pass",
+    "def f(x): raise StopIteration",
+    "def f(x): raise AssertionError",
     "def f(x): return None",
     "def f(x): return [4, 6]",
 ]
@@ -89,6 +93,27 @@ def test_what_assert_code_may_do(sandbox: Sandbox, code: str, test: str) -> None
     assert (verdict.status, verdict.detail) == ("accepted", "")
 
 
+CALLBACK = TestCase("assert", code="secret = 4711\nassert f(lambda x: x + secret, 1) == 4712\nassert f(None, 2) == 99")
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "f = g.__globals__['secret'] and g.__globals__['__builtins__']",
+        "g._peer",
+        "getattr(g, 'gi_frame')",
+        "object.__getattribute__(g, '_peer').value({'op': 'get', 'ref': object.__getattribute__(g, '_id'), 'attribute': '__globals__'})",
+        "object.__getattribute__(g, '_peer').value({'op': 'get', 'ref': object.__getattribute__(g, '_id'), 'attribute': '__code__'})",
+    ],
+)
+def test_a_callback_does_not_open_the_referee(sandbox: Sandbox, cheat: str) -> None:
+    code = f"def f(g, x):\n    if g is None: return 98\n    try: print('OPEN', {cheat})\n    except BaseException as e: print(type(e))\n    return g(x)"
+    verdict = sandbox.judge(code, [CALLBACK])
+    assert verdict.status == "wrong_answer"
+    assert "4711" not in verdict.tests[0].stdout and "__builtins__" not in verdict.tests[0].stdout
+    assert sandbox.judge("def f(g, x): return g(x) if g else 99", [CALLBACK]).status == "accepted"
+
+
 def test_a_solution_must_load_even_if_nothing_is_asked_of_it(sandbox: Sandbox) -> None:
     test = TestCase("assert", code="assert True")
     assert sandbox.judge("def f(:", [test]).status == "compile_error"
@@ -126,8 +151,6 @@ def mbpp() -> list[tuple[str, list[TestCase], str | None]]:
 @pytest.mark.parametrize(("load", "step"), [(humaneval, 5), (mbpp, 30)], ids=["humaneval", "mbpp"])
 def test_reference_solutions_are_accepted(sandbox: Sandbox, load: object, step: int) -> None:
     rows = load()[::step]  # type: ignore[operator]
-    verdicts = [
-        sandbox.judge(code, tests, entry_point=entry, limits=Limits(time_s=10)) for code, tests, entry in rows
-    ]
+    verdicts = [sandbox.judge(code, tests, entry_point=entry, limits=Limits(time_s=10)) for code, tests, entry in rows]
     assert len(rows) >= 30
     assert [verdict for verdict in verdicts if verdict.status != "accepted"] == []

@@ -1,8 +1,11 @@
 """Each test adversarially checks one wall of the sandbox: what a program can reach, and what it leaves behind."""
 
+# ruff: noqa: E501  (programs as they are)
+
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,8 +23,8 @@ def output(sandbox: Sandbox, code: str, limits: Limits = SMALL) -> str:
     return verdict.tests[0].stdout.strip()
 
 
-@pytest.fixture()
-def one() -> object:
+@pytest.fixture(scope="module")
+def one() -> Iterator[Sandbox]:
     """A pool of one container: the next solution is sure to follow the last one into it."""
     with Sandbox(limits=SMALL, containers=1) as made:
         yield made
@@ -29,6 +32,18 @@ def one() -> object:
 
 def test_only_the_loopback_interface(sandbox: Sandbox) -> None:
     assert output(sandbox, "import os; print(os.listdir('/sys/class/net'))") == "['lo']"
+
+
+def test_sockets_that_no_network_namespace_holds_are_refused(sandbox: Sandbox) -> None:
+    code = """
+import ctypes, socket
+for family in (40, 17, 38, 31):  # vsock, packet, alg, bluetooth
+    try: socket.socket(family, socket.SOCK_STREAM); print('open', family)
+    except OSError: pass
+print(ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(256)))  # io_uring_setup
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6): socket.socket(family).close()
+"""
+    assert output(sandbox, code) == "-1"
 
 
 def test_nothing_is_writable_but_the_work_folders(sandbox: Sandbox) -> None:
@@ -42,9 +57,21 @@ for root, folders, files in os.walk('/'):
 print(sorted(found))
 """
     found = output(sandbox, code)
-    allowed = {"/work", "/tmp", "/dev/shm", "/dev/mqueue", "/dev/null", "/dev/zero", "/dev/full", "/dev/random",
-               "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts/ptmx"}
-    assert set(eval(found)) <= allowed and {"/work", "/tmp", "/dev/shm"} <= set(eval(found))  # noqa: S307 (a list of str)
+    allowed = {
+        "/work",
+        "/tmp",
+        "/dev/shm",
+        "/dev/mqueue",
+        "/dev/null",
+        "/dev/zero",
+        "/dev/full",
+        "/dev/random",
+        "/dev/urandom",
+        "/dev/tty",
+        "/dev/ptmx",
+        "/dev/pts/ptmx",
+    }
+    assert set(eval(found)) <= allowed and {"/work", "/tmp", "/dev/shm"} <= set(eval(found))
 
 
 def test_no_privilege_is_left(sandbox: Sandbox) -> None:
@@ -97,9 +124,15 @@ def test_a_fork_bomb_is_contained_and_its_neighbour_unaffected(sandbox: Sandbox)
         ("x = []\nwhile True: x.append(bytearray(b'x') * (1 << 20))", "memory_limit"),
         ("x = [0] * (1 << 40)", "memory_limit"),
         ("x = 'x' * (1 << 20)\nwhile True: x += x", "memory_limit"),
-        ("import os\nx = []\nfor _ in range(20): os.fork()\nwhile True: x.append(bytearray(b'x') * (1 << 20))", "memory_limit"),
+        (
+            "import os\nx = []\nfor _ in range(3): os.fork()\nwhile True: x.append(bytearray(b'x') * (1 << 20))",
+            "memory_limit",
+        ),
         ("while True: pass", "time_limit"),
-        ("import signal\n[signal.signal(s, signal.SIG_IGN) for s in range(1, 32) if s not in (9, 19)]\nwhile True: pass", "time_limit"),
+        (
+            "import signal\n[signal.signal(s, signal.SIG_IGN) for s in range(1, 32) if s not in (9, 19)]\nwhile True: pass",
+            "time_limit",
+        ),
         ("import time\nwhile True: time.sleep(9)", "time_limit"),
         ("while True: print('x' * 1000)", "output_limit"),
         ("import sys\nwhile True: sys.stderr.write('x' * 1000)", "output_limit"),
@@ -112,7 +145,10 @@ def test_a_fork_bomb_is_contained_and_its_neighbour_unaffected(sandbox: Sandbox)
         ("x = " + "-" * 100_000 + "1", "compile_error"),
         ("print(1)\x00", "compile_error"),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()", "memory_limit"),
-        ("import os\nos.setsid() if os.fork() == 0 and os.fork() == 0 else os._exit(0)\nwhile True: print('x')", "accepted"),
+        (
+            "import os\nos.setsid() if os.fork() == 0 and os.fork() == 0 else os._exit(0)\nwhile True: print('x')",
+            "accepted",
+        ),
     ],
 )
 def test_greedy_programs_meet_their_limit(one: Sandbox, code: str, status: str) -> None:
@@ -187,24 +223,22 @@ builtins.print = json.dumps = None
 def test_expected_output_and_other_programs_are_not_to_be_found(one: Sandbox) -> None:
     secret = "s3cr3t" + "x1y2"
     one.judge(f"print('{secret}')", [TestCase("stdin", secret, secret)], limits=SMALL)
+    # By address, because /proc/self/mem is closed to a process that changed its user. The pattern is not its own match.
     hunt = """
-import gc, os, re, sys
-word = b's3cr3t' + b'x1y2'
-seen = [repr(dict(os.environ)).encode(), repr(sys.argv).encode()]
+import ctypes, re
+seen, found = 0, 0
 for line in open('/proc/self/maps'):
     m = re.match(r'([0-9a-f]+)-([0-9a-f]+) r', line)
     if m and 'vvar' not in line and 'vsyscall' not in line:
-        try:
-            with open('/proc/self/mem', 'rb', 0) as f:
-                f.seek(int(m[1], 16)); seen.append(f.read(int(m[2], 16) - int(m[1], 16)))
-        except (OSError, ValueError, OverflowError): pass
-print(len(seen) > 20 and sum(s.count(b's3cr3t' + b'x1y2') for s in seen))
+        start, end = int(m[1], 16), int(m[2], 16)
+        seen += end - start
+        found += sum(1 for _ in re.finditer(rb's3cr3[t]x1y2', ctypes.string_at(start, end - start)))
+print(seen > 10_000_000, found)
 """
-    # ctypes reads memory where /proc/self/mem is closed to a process that changed its user
-    hunt_by_address = hunt.replace(
-        "with open('/proc/self/mem', 'rb', 0) as f:\n                f.seek(int(m[1], 16)); seen.append(f.read(int(m[2], 16) - int(m[1], 16)))",
-        "import ctypes; seen.append(ctypes.string_at(int(m[1], 16), int(m[2], 16) - int(m[1], 16)))",
+    limits = Limits(time_s=5, memory_bytes=512 * MIB)
+    verdict = one.judge(hunt, [TestCase("stdin", "", secret)], limits=limits)
+    assert verdict.tests[0].stdout == "True 0\n", verdict
+    verdict = one.judge(
+        hunt.replace("seen, found", f"seen, known, found = 0, '{secret}', 0 #"), [NOTHING], limits=limits
     )
-    test = TestCase("stdin", "", secret)
-    verdict = one.judge(hunt_by_address, [test], limits=Limits(time_s=5, memory_bytes=512 * MIB))
-    assert verdict.tests[0].stdout.strip() == "0", verdict
+    assert verdict.tests[0].stdout != "True 0\n"  # the hunt does find what is there

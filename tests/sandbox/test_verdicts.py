@@ -1,5 +1,7 @@
 """Proves that every verdict is given where it is due, with its numbers, and that right programs stay right."""
 
+# ruff: noqa: E501  (programs as they are)
+
 from __future__ import annotations
 
 import time
@@ -105,9 +107,16 @@ def test_tests_that_cannot_be_run_are_the_callers_fault(sandbox: Sandbox) -> Non
         ("import sys\nsys.stdout.write('no newline'); exit()", "", "no newline"),
         ("import tempfile\nwith tempfile.TemporaryFile() as f: print(f.write(b'abc'))", "", "3"),
         ("open('/tmp/x', 'w').write('1'); open('y', 'w').write('2')\nprint(open('/tmp/x').read())", "", "1"),
-        ("from concurrent.futures import ProcessPoolExecutor as P\n"
-         "with P(2) as p: print(sum(p.map(abs, [-1, -2])))", "", "3"),
-        ("import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', 'print(7)']).decode())", "", "7"),
+        (
+            "from concurrent.futures import ProcessPoolExecutor as P\nwith P(2) as p: print(sum(p.map(abs, [-1, -2])))",
+            "",
+            "3",
+        ),
+        (
+            "import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', 'print(7)']).decode())",
+            "",
+            "7",
+        ),
         ("\ufeffprint('bom')", "", "bom"),
     ],
 )
@@ -121,7 +130,13 @@ def test_right_programs_stay_right(sandbox: Sandbox, code: str, given: str, expe
     [
         ("def f(a, b=2): return a + b", "f", "[1]", "3", "accepted"),
         ("def f(a, b=2): return a + b", "f", '{"args": [1], "kwargs": {"b": 5}}', "6", "accepted"),
-        ("class Solution:\n    def f(self, x): return (x, {1: 'a'})", "Solution.f", "[4]", '[4, {"1": "a"}]', "accepted"),
+        (
+            "class Solution:\n    def f(self, x): return (x, {1: 'a'})",
+            "Solution.f",
+            "[4]",
+            '[4, {"1": "a"}]',
+            "accepted",
+        ),
         ("def f(): return {3, 1}", "f", "[]", '{"__set__": [1, 3]}', "accepted"),
         ("def f(): print('[1, 2]'); return 0.30000001", "f", "[]", "0.3", "accepted"),
         ("def f(): return 1 << 100_000", "f", "[]", "1", "wrong_answer"),

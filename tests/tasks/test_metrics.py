@@ -17,9 +17,7 @@ def test_accuracy_of_nothing_is_none_and_not_zero() -> None:
     assert accuracy([(0, 0)]).left_out == 1
 
 
-@pytest.mark.parametrize(
-    "n, c, k", [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)]
-)
+@pytest.mark.parametrize("n, c, k", [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)])
 def test_pass_at_k_equals_the_count_over_all_subsets(n: int, c: int, k: int) -> None:
     subsets = list(combinations(range(n), k))
     hits = sum(any(sample < c for sample in subset) for subset in subsets)

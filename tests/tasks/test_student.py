@@ -24,6 +24,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -57,7 +58,7 @@ def example(number: int, answer: str) -> dict[str, object]:
 
 
 @contextmanager
-def using(tokenizer: PreTrainedTokenizerFast, template: str) -> Iterator[None]:
+def using(tokenizer: PreTrainedTokenizerBase, template: str) -> Iterator[None]:
     tokenizer.chat_template = template
     try:
         yield
@@ -119,8 +120,9 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(model_path: Path) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(model_path)
+def tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +154,7 @@ def test_every_example_is_counted(unbroken: Unbroken) -> None:
     assert (result.eval_examples, result.eval_overlong) == (7, 1)
 
 
-def test_tokens_are_counted_exactly(
-    unbroken: Unbroken, dataset: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_tokens_are_counted_exactly(unbroken: Unbroken, dataset: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     result, _ = unbroken
     rows = pq.read_table(dataset / "data" / "train-00000-of-00001.parquet").to_pylist()
     encoded = [encode(row["messages"], row["response_id"], tokenizer) for row in rows]
@@ -194,7 +194,8 @@ from tasks.student import TrainSettings, train_student
 
 settings, dataset, out, model_path = sys.argv[1:]
 report = lambda step, total, loss: print(step, flush=True)
-train_student(TrainSettings(**json.loads(settings)), Path(dataset), Path(out), model_path=model_path, on_progress=report)
+settings = TrainSettings(**json.loads(settings))
+train_student(settings, Path(dataset), Path(out), model_path=model_path, on_progress=report)
 """
 
 
@@ -228,9 +229,7 @@ def test_killed_with_its_parent_it_resumes_to_the_same_curve(
     assert result.resumed_from == int(last.name.removeprefix("checkpoint-"))
     assert (result.steps, result.tokens, result.loss_tokens) == (whole.steps, whole.tokens, whole.loss_tokens)
     assert [step for step, _ in result.loss_curve] == [step for step, _ in whole.loss_curve]
-    assert [loss for _, loss in result.loss_curve] == pytest.approx(
-        [loss for _, loss in whole.loss_curve], rel=1e-4
-    )
+    assert [loss for _, loss in result.loss_curve] == pytest.approx([loss for _, loss in whole.loss_curve], rel=1e-4)
     assert result.eval_loss == pytest.approx(whole.eval_loss, rel=1e-4)
 
 
@@ -238,15 +237,13 @@ def test_a_template_that_drops_thinking_is_refused(dataset: Path, model_path: Pa
     template = tmp_path / "drops.jinja"
     template.write_text(DROPS_THINKING)
     settings = dataclasses.replace(SETTINGS, chat_template=str(template))
-    with pytest.raises(
-        TrainingFailed, match=f"chat template of {model_path} keeps the thinking part"
-    ) as fault:
+    with pytest.raises(TrainingFailed, match=f"chat template of {model_path} keeps the thinking part") as fault:
         train_student(settings, dataset, tmp_path / "student", model_path=str(model_path))
     assert "Traceback" not in str(fault.value)
     assert fault.value.log.read_text() != ""
 
 
-def test_loss_is_on_the_last_answer_only(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_loss_is_on_the_last_answer_only(tokenizer: PreTrainedTokenizerBase) -> None:
     turns = [
         ("user", "What is 1 + 1?"),
         ("assistant", "2"),
@@ -259,22 +256,22 @@ def test_loss_is_on_the_last_answer_only(tokenizer: PreTrainedTokenizerFast) -> 
     assert not encoded["prompt_mismatch"]
 
 
-def test_a_think_tag_in_the_generation_prompt_is_no_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_think_tag_in_the_generation_prompt_is_no_loss(tokenizer: PreTrainedTokenizerBase) -> None:
     messages = [{"role": "user", "content": "What is 2 + 1?"}, {"role": "assistant", "content": thought(2)}]
     with using(tokenizer, OPENS_THINKING):
         encoded = encode(messages, "r", tokenizer)
     learnt = [label for label in encoded["labels"] if label != IGNORED]
-    assert tokenizer.decode(learnt).endswith("2 and one more</think>3<|end|>")
+    assert str(tokenizer.decode(learnt)).endswith("2 and one more</think>3<|end|>")
 
 
-def test_a_prompt_that_inference_renders_differently_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_prompt_that_inference_renders_differently_is_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     split = datasets.Dataset.from_list([example(1, "2"), example(2, thought(2))])
     with using(tokenizer, OPENS_THINKING):
         assert encode_split(split, tokenizer, 64, "drop").prompt_mismatches == 1
 
 
 def test_truncation_is_counted_and_drops_what_has_nothing_to_learn(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     long_answer, long_question = example(1, "one more " * 60), example(2, "3")
     long_question["messages"][0]["content"] = "one more " * 60  # type: ignore[index]
@@ -286,14 +283,16 @@ def test_truncation_is_counted_and_drops_what_has_nothing_to_learn(
 
 @pytest.mark.parametrize("messages", [[("user", "alone")], [("user", "hi"), ("user", "again")]])
 def test_a_conversation_without_an_answer_is_refused(
-    messages: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
+    messages: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     with pytest.raises(UnusableData, match="response r9: the last of its messages"):
         encode([{"role": role, "content": content} for role, content in messages], "r9", tokenizer)
 
 
-def test_packed_examples_do_not_see_each_other(model_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """TRL's packing tells documents apart by position only; the attention used without flash-attn must heed that."""
+def test_packed_examples_do_not_see_each_other(model_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """TRL's packing tells documents apart by position only; the attention used without flash-attn must heed
+    that.
+    """
     model = AutoModelForCausalLM.from_pretrained(model_path).eval()
     ids = [tokenizer(text)["input_ids"] for text in ("What is 2 + 1?", "7 and one more is what?")]
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)

@@ -20,8 +20,7 @@ def smollm2_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     program = "from tasks.teachers.smollm2 import model_path; print(model_path())"
     env = {**os.environ, "STILLHOUSE_CACHE": str(cache), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     racers = [
-        subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     said = [racer.communicate(timeout=240)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0]

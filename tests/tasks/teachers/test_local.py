@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.teachers import smollm2
 from tasks.teachers.local import Prompt, TransformersTeacher
 from tasks.teachers.teacher import Reply, Request, Teacher
 
@@ -78,9 +80,7 @@ def test_mean_logprob_is_that_of_a_forward_pass(teacher: TransformersTeacher) ->
     request = ask({"temperature": 0, "max_tokens": 8})[1]
     reply = answers(teacher, [request])["r1"]
     assert reply.finish_reason == "stop" and reply.prompt_tokens and reply.completion_tokens
-    prompt = teacher._tokenizer.apply_chat_template(
-        [*request.messages], tokenize=False, add_generation_prompt=True
-    )
+    prompt = teacher._tokenizer.apply_chat_template([*request.messages], tokenize=False, add_generation_prompt=True)
     text = f"{prompt}{reply.answer_content}<|im_end|>"
     tokens = teacher._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     assert tokens.shape[1] == reply.prompt_tokens + reply.completion_tokens
@@ -105,6 +105,17 @@ def test_what_the_model_cannot_take_is_refused(
     replies = answers(teacher, [good, replace(bad, sampling=sampling)])
     assert replies["r0"].error is None
     assert replies["r1"].error_kind == "refused" and why in str(replies["r1"].error)
+
+
+def test_what_the_model_file_recommends_does_not_creep_in(smollm2_cache: Path, tmp_path: Path) -> None:
+    for file in smollm2.model_path().iterdir():
+        (tmp_path / file.name).hardlink_to(file)
+    recommended = {"do_sample": True, "top_k": 1, "eos_token_id": 2}  # top_k 1 would make every sample greedy
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text(json.dumps(recommended))
+    with TransformersTeacher(str(tmp_path)) as teacher:
+        warm = {"temperature": 1.5, "max_tokens": 8}
+        assert answers(teacher, ask(warm, seed=1)) != answers(teacher, ask(warm, seed=2))
 
 
 class SmallMemory(TransformersTeacher):

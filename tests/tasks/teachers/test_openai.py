@@ -154,9 +154,7 @@ def replies(teacher: OpenAITeacher, requests: list[Request]) -> list[Reply]:
 
 
 def test_what_is_sent_and_what_comes_back(server: Server) -> None:
-    request = Request(
-        "r0", "q0", 0, ({"role": "user", "content": "hi"},), {"temperature": 0.5, "stop": []}, 17
-    )
+    request = Request("r0", "q0", 0, ({"role": "user", "content": "hi"},), {"temperature": 0.5, "stop": []}, 17)
     (reply,) = replies(OpenAITeacher([server.url], "m", KEY, extra_body={"min_p": 0.1}), [request])
     assert server.bodies == [
         {
@@ -188,9 +186,7 @@ def test_thinking_is_read_from_new_field_old_field_and_tags(server: Server) -> N
 
 
 def test_logprobs_are_asked_for_and_averaged(server: Server) -> None:
-    body = completion(
-        logprobs={"content": [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]}
-    )
+    body = completion(logprobs={"content": [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]})
     (reply,) = replies(OpenAITeacher([server.url], "m", None), ask(f"json {json.dumps(body)}", logprobs=True))
     assert reply.mean_logprob == -1.5
     assert server.bodies[0]["logprobs"] is True
@@ -253,9 +249,7 @@ def test_a_dead_endpoint_is_set_aside(server: Server) -> None:
         start = time.perf_counter()
         got = replies(teacher, ask(*["fine"] * 200))
     assert all(reply.error is None for reply in got)
-    assert (
-        time.perf_counter() - start < 10
-    )  # with every second attempt at the dead one: 100 pauses / 4 workers
+    assert time.perf_counter() - start < 10  # with every second attempt at the dead one: 100 pauses / 4 workers
     assert teacher.endpoints.next() == teacher.endpoints.next() == server.url
 
 

@@ -42,9 +42,7 @@ def test_weights_of_the_same_size_and_mtime_are_not_read_again(folder: Path) -> 
     weights.write_bytes(bytes(999) + b"1")
     os.utime(weights, ns=(stamp, stamp))
     assert resolve_revision(str(folder)) == before
-    assert not (
-        set(folder.iterdir()) - {folder / "config.json", weights}
-    )  # nothing is written into the model
+    assert not (set(folder.iterdir()) - {folder / "config.json", weights})  # nothing is written into the model
 
 
 def test_names_and_faults(folder: Path) -> None:

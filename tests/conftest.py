@@ -1,0 +1,135 @@
+"""Fixtures for all tests: small real tables, and recipes that run in this process, without Prefect."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows.recipe import check_recipe
+from flows.run import Plan, Range, StepDone, Wish, carry_out, open_workspace, plan, run_range
+from storage.manifest import Inputs
+from storage.schemas import is_volatile
+from storage.workspace import Workspace
+from tasks.step import Context, Step, Work
+
+SHARED = Path("/work/shared/data")
+
+
+@dataclass
+class House:
+    """A recipe beside its files, and a workspace; `run` carries the recipe out here and now."""
+
+    base: Path
+    recipe: dict[str, Any]
+    root: Path
+    bits: int = 0
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace.create(self.root, bits=self.bits)
+
+    def plan(self, until: str | None = None, *, only: str | None = None, redo_from: str | None = None) -> Plan:
+        workspace = self.workspace
+        loaded = check_recipe(self.recipe, self.base)
+        return plan(loaded, open_workspace(loaded, workspace.root), Wish(until, redo_from, only))
+
+    def run(self, until: str | None = None, *, only: str | None = None, redo_from: str | None = None) -> list[StepDone]:
+        todo = self.plan(until, only=only, redo_from=redo_from)
+        context = Context(todo.workspace, "test")
+
+        def submit(batch: Sequence[Range]) -> None:
+            for one in batch:
+                run_range(context, one)
+
+        return carry_out(todo, submit)
+
+    def step(self, key: str) -> tuple[Context, Step, list[Work]]:
+        """A step with all of its work, to be run by hand."""
+        todo = self.plan()
+        step = next(step for step in todo.steps if step.key == key)
+        return Context(todo.workspace, "test"), step, todo.pending(step) or []
+
+    def rows(self, step: str, table: str) -> list[dict[str, Any]]:
+        """All rows of a step in the order of their key, without volatile columns, whatever the number of shards."""
+        workspace = self.workspace
+        found = pa.concat_tables(workspace.read(step, shard, table) for shard in workspace.shards)
+        return found.drop([field.name for field in found.schema if is_volatile(field)]).to_pylist()
+
+    def ledger(self, step: str) -> list[dict[str, Any]]:
+        workspace = self.workspace
+        found = pa.concat_tables(workspace.ledger(step, shard) for shard in workspace.shards).drop(["run_id"])
+        return sorted(found.to_pylist(), key=lambda row: (row["unit_id"], row["rule"], row["evidence"]))
+
+    def rules(self, step: str) -> dict[str, int]:
+        """How many units of a step each rule dropped."""
+        found: dict[str, int] = {}
+        for row in self.ledger(step):
+            found[row["rule"]] = found.get(row["rule"], 0) + 1
+        return found
+
+    def write(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
+        path = self.base / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    def copy(self, root: Path, *, bits: int | None = None) -> House:
+        """The same recipe with a workspace of its own, empty."""
+        return House(self.base, self.recipe, root, self.bits if bits is None else bits)
+
+
+def source(name: str = "sums", path: Any = "sums.jsonl", **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "file", "path": path, "category": "math", "license": "MIT"} | more
+
+
+NOTHING = {"filters": None, "exact_duplicates": False, "near_duplicates": None}
+"""curation that lets everything through"""
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Callable[..., House]:
+    """A house with the given sources (default: the file sums.jsonl) and parts of the recipe."""
+
+    def make(*sources: dict[str, Any], bits: int = 0, **parts: Any) -> House:
+        base = tmp_path / "recipe"
+        base.mkdir(exist_ok=True)
+        recipe = {"name": "t", "sources": list(sources) or [source()], "curate": NOTHING} | parts
+        return House(base, recipe, tmp_path / "workspace", bits)
+
+    return make
+
+
+@pytest.fixture
+def make_source() -> Callable[..., dict[str, Any]]:
+    return source
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.exists():
+        pytest.skip("../shared/data isn't here")
+    return SHARED
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.create(tmp_path / "ws", bits=1)
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    return Inputs("1", {"a": 1}, {"ingest": "abc"}, {"f.jsonl": "123"})
+
+
+@pytest.fixture
+def clean_copy() -> Callable[[Path, Path], None]:
+    def copy(one: Path, other: Path) -> None:
+        shutil.copytree(one, other)
+
+    return copy

@@ -1,0 +1,140 @@
+"""The command line, as a user meets it: a run, a second run, a changed setting, the looks inside, the errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHARED = PROJECT.parent / "shared" / "data"
+
+
+def commits(workspace: Path) -> list[Path]:
+    return sorted((workspace / "manifest").rglob("*.json"))
+
+
+def test_run_prints_funnel_and_pass_rates(finished) -> None:
+    assert re.search(r"good\s+│\s+36 │\s+30 │\s+83\.3%", finished.output), finished.output
+    assert re.search(r"poor\s+│\s+36 │\s+12 │\s+33\.3%", finished.output), finished.output
+    assert (finished.workspace / "report.html").exists()
+
+
+def test_second_run_does_nothing(stillhouse, finished) -> None:
+    before = commits(finished.workspace)
+    assert "nothing to do" in stillhouse("run", finished.recipe, "--workspace", finished.workspace)
+    assert commits(finished.workspace) == before
+
+
+def test_finished_run_needs_no_prefect(stillhouse, finished) -> None:
+    """With an unreachable server named, a flow could not start: none does."""
+    environment = stillhouse.environment
+    try:
+        stillhouse.environment = environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+        assert "nothing to do" in stillhouse("run", finished.recipe, "--workspace", finished.workspace)
+    finally:
+        stillhouse.environment = environment
+
+
+def test_changed_setting_redoes_only_what_reads_it(stillhouse, copied) -> None:
+    setting = "select.max_per_question=1"
+    told = stillhouse("status", copied.workspace, "--set", setting)
+    assert "max_per_question null → 1" in told
+    before = {path.parent for path in commits(copied.workspace)}
+    old = set(commits(copied.workspace))
+    stillhouse("run", copied.recipe, "--workspace", copied.workspace, "--set", setting)
+    new = {path.parts[-3] for path in set(commits(copied.workspace)) - old}
+    assert new == {"select", "export", "report"}
+    assert {path.parent for path in commits(copied.workspace)} == before
+    assert "max_per_question null → 1" in stillhouse("status", copied.workspace)
+
+
+def test_from_makes_a_stage_and_all_after_it_again(stillhouse, copied) -> None:
+    old = set(commits(copied.workspace))
+    stillhouse("run", copied.recipe, "--workspace", copied.workspace, "--from", "grade")
+    assert {path.parts[-3] for path in set(commits(copied.workspace)) - old} == {"grade", "select", "export", "report"}
+
+
+def test_until_and_single_stages(stillhouse, finished, tmp_path: Path) -> None:
+    workspace = tmp_path / "stages"
+    stillhouse("run", finished.recipe, "--workspace", workspace, "--until", "curate")
+    assert {path.parts[-3] for path in commits(workspace)} == {"ingest", "screen", "dedup", "curate"}
+    text = stillhouse("grade", finished.recipe, "--workspace", workspace, code=1)
+    assert "grade reads curate, verify.good, verify.poor, and not all of that is there" in text
+    assert "Traceback" not in text
+
+
+def test_status_says_balanced_and_nothing_to_do(stillhouse, finished) -> None:
+    text = stillhouse("status", finished.workspace)
+    assert "NOT BALANCED" not in text
+    assert text.count("nothing") >= 10
+
+
+def test_show_finds_by_prefix_and_escapes(stillhouse, finished) -> None:
+    row = json.loads(stillhouse("sql", finished.workspace, "--json", "select question_id, messages from questions limit 1"))
+    text = stillhouse("show", finished.workspace, row["question_id"][:12])
+    assert row["messages"][0]["content"] in text
+    for part in ("responses", "verdicts", "grade"):
+        assert part in text
+    assert "no such question" in stillhouse("show", finished.workspace, "zz", code=1)
+
+
+def test_sql_answers_and_explains_a_bad_query(stillhouse, finished) -> None:
+    text = stillhouse("sql", finished.workspace, "--json", "select count(*) as n from verdicts where verifier = 'outcome'")
+    assert json.loads(text) == {"n": 72}
+    assert "the query failed" in stillhouse("sql", finished.workspace, "select nothing from nowhere", code=1)
+    assert "ledger" in stillhouse("sql", finished.workspace)
+
+
+def test_errors_are_short(stillhouse, tmp_path: Path) -> None:
+    for arguments, expected in (
+        (("run", tmp_path / "none.yaml"), "no such recipe"),
+        (("status", tmp_path), "no workspace here"),
+        (("verify", tmp_path / "none.jsonl", "--out", tmp_path / "out.jsonl"), "none.jsonl can't be read"),
+    ):
+        text = stillhouse(*arguments, code=1)
+        assert expected in text
+        assert "Traceback" not in text
+        assert len(text.strip().splitlines()) <= 2
+
+
+def test_plan_reads_the_paper_recipe(stillhouse) -> None:
+    text = stillhouse("plan", PROJECT / "deploy" / "recipes" / "deepdistill.yaml")
+    assert "40,080,000" in text
+    assert "hours of one GPU" in text
+
+
+def test_help_explains_every_command(stillhouse) -> None:
+    text = stillhouse("--help")
+    for command in ("demo", "run", "plan", "status", "show", "sql", "verify", "report", "doctor", "ingest", "curate",
+                    "generate", "grade", "select", "export", "train", "evaluate"):  # fmt: skip
+        assert re.search(rf"{command}\s+\S+", text), command
+
+
+def test_verify_judges_a_file_in_input_order(stillhouse, tmp_path: Path) -> None:
+    rows = [
+        {"question": "2+2?", "category": "math", "ground_truth": "4", "response": "<think>hm</think>\\boxed{4}"},
+        {"question": "2+2?", "category": "math", "ground_truth": "4", "response": "\\boxed{5}"},
+        {"question": "2+2?", "category": "maths", "ground_truth": "4", "response": "\\boxed{4}"},
+        {"question": "double", "category": "code", "entry_point": "double",
+         "test_cases": [{"kind": "call", "input": "[4]", "output": "8"}],
+         "response": "```python\ndef double(x):\n    return 2 * x\n```"},
+        {"question": "no capitals", "category": "instruction", "answer_content": "all lower case",
+         "instruction_constraints": [{"id": "change_case:english_lowercase", "kwargs": {}}]},
+        {"question": "essay", "category": "chat", "response": "text"},
+    ]  # fmt: skip
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.parquet"
+    lines = [json.dumps(row) for row in rows]
+    lines.insert(3, "{broken")
+    source.write_text("\n".join(lines) + "\n")
+    text = stillhouse("verify", source, "--out", out)
+    found = pq.read_table(out).to_pylist()
+    assert [row["row"] for row in found] == list(range(7))
+    assert [row["status"] for row in found] == [
+        "accepted", "wrong_answer", "unverifiable", "unverifiable", "accepted", "accepted", "unverifiable",
+    ]  # fmt: skip
+    assert [row["passed"] for row in found] == [True, False, None, None, True, True, None]
+    assert "broken_json" in found[3]["evidence"]
+    assert "3 of 4 judged passed" in text
