@@ -79,11 +79,11 @@ def recipe_status(plan: Plan) -> list[StepStatus]:
         work = plan.pending(step, heads)
         behind = [one.key for one in moving if one.key in step.reads]
         if work is None:
-            status.todo, status.todo_because = status.shards, ("waits for input",)
+            status.todo, status.todo_because = status.shards, ("its input isn't there yet",)
         elif work:
             status.todo, status.todo_because = len(work), tuple(sorted({one.why for one in work}))
         elif behind:
-            status.todo_because = (f"if {', '.join(behind)} changes",)
+            status.todo_because = (f"if {behind[0]}{' or another input' if len(behind) > 1 else ''} changes",)
         if work != [] or behind:
             moving.append(step)
         found.append(status)

@@ -41,6 +41,7 @@ def _rows(workspace: Workspace, head: Head, kind: str) -> pa.Table:
     parts = [part for part in head.parts if part.kind == kind]
     if not parts:
         return pa.table({})
+    key: tuple[str, ...]
     if kind == "ledger":
         schema, key = LEDGER, ("unit_id", "rule")
     else:

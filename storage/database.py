@@ -1,4 +1,4 @@
-"""DuckDB over a workspace: one view per table, bounded memory, a spill folder, no extension beyond the built-in ones."""
+"""DuckDB over a workspace: one view per table, bounded memory, a spill folder, no extension but the built-in ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from storage.workspace import Workspace
 
 DEFAULT_MEMORY_MB = 4096
 
-BOOKS = pa.schema([
-    ("step", pa.string()), ("shard", pa.string()), ("seq", pa.int64()), ("unit", pa.string()),
-    ("units_in", pa.int64()), ("units_out", pa.int64()), ("dropped", pa.int64()), ("pending", pa.int64()),
-    ("seconds", pa.float64()), ("reason", pa.string()), ("created", pa.string()),
-])  # fmt: skip
+BOOKS_FIELDS: list[pa.Field[Any]] = [
+    pa.field("step", pa.string()),
+    pa.field("shard", pa.string()),
+    pa.field("seq", pa.int64()),
+    pa.field("unit", pa.string()),
+    pa.field("units_in", pa.int64()),
+    pa.field("units_out", pa.int64()),
+    pa.field("dropped", pa.int64()),
+    pa.field("pending", pa.int64()),
+    pa.field("seconds", pa.float64()),
+    pa.field("reason", pa.string()),
+    pa.field("created", pa.string()),
+]
+BOOKS = pa.schema(BOOKS_FIELDS)
 
 
 def connect(spill: Path, memory_mb: int = DEFAULT_MEMORY_MB, threads: int | None = None) -> duckdb.DuckDBPyConnection:

@@ -43,7 +43,7 @@ def hash_json(value: Any) -> str:
 
 
 def hash_file(path: Path, cache: Path | None = None) -> str:
-    """sha256 of a file. With `cache`, a file whose inode, size, mtime and ctime are the same isn't read a second time."""
+    """sha256 of a file. With `cache`, a file with the same inode, size, mtime and ctime isn't read a second time."""
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
     entry = cache / f"{hash_text(key)}.sha256" if cache else None
@@ -80,7 +80,7 @@ def _type_name(kind: pa.DataType) -> str:
     return str(kind)
 
 
-def _update(digest: Any, array: pa.Array) -> None:
+def _update(digest: Any, array: Any) -> None:
     digest.update(len(array).to_bytes(8, "little"))
     digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     kind = array.type
@@ -89,7 +89,8 @@ def _update(digest: Any, array: pa.Array) -> None:
         digest.update(pc.binary_length(array).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
         digest.update(_string_bytes(array))
     elif pa.types.is_list(kind):
-        digest.update(pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        digest.update(lengths.astype("<i8").tobytes())
         _update(digest, array.flatten())
     elif pa.types.is_struct(kind):
         for child in array.flatten():
@@ -100,7 +101,7 @@ def _update(digest: Any, array: pa.Array) -> None:
         raise TypeError(f"no content hash for a column of type {kind}; extend storage/fingerprint.py")
 
 
-def _string_bytes(array: pa.Array) -> memoryview | bytes:
+def _string_bytes(array: Any) -> memoryview | bytes:
     """The characters of a null-free string array, end to end."""
     if len(array) == 0:
         return b""

@@ -58,7 +58,7 @@ class Book:
     def check(self, where: str) -> None:
         total = self.units_out + sum(self.dropped.values()) + self.pending
         if min(self.units_in, self.units_out, self.pending, *self.dropped.values()) < 0:
-            raise BooksDontBalance(f"{where}: a negative count in {self}; this is a fault in the stage, please report it")
+            raise BooksDontBalance(f"{where}: a negative count in {self}; please report this fault in the stage")
         if total != self.units_in:
             raise BooksDontBalance(
                 f"{where}: {self.units_in} {self.unit} units came in, but {self.units_out} out + "

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 def column(name: str, kind: pa.DataType, doc: str, *, volatile: bool = False, required: bool = False) -> pa.Field:
@@ -178,9 +177,11 @@ def answered_requests(rows: pa.Table) -> int:
 
 def judged_responses(rows: pa.Table) -> int:
     """Outcomes that are a statement about the response; `infra_error` is ours, its unit is pending (law 5)."""
-    outcome = pc.equal(rows.column("verifier"), "outcome")
-    judged = pc.not_equal(rows.column("status"), "infra_error")
-    return pc.sum(pc.and_(outcome, judged)).as_py() or 0
+    pairs = rows.select(["verifier", "status"]).to_pydict()
+    return sum(
+        verifier == "outcome" and status != "infra_error"
+        for verifier, status in zip(pairs["verifier"], pairs["status"], strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Not covered: parts that no commit names (left by a killed writer) stay until a g
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
@@ -65,10 +66,8 @@ class Workspace:
             if root.exists() and any(path.name not in {"cache", "tmp"} for path in root.iterdir()):
                 raise NotAWorkspace(f"{root}: the folder isn't empty and isn't a workspace; name another one")
             record = {"format": FORMAT, "shard_bits": bits}
-            try:
+            with contextlib.suppress(FileExistsError):  # another process made it at the same moment: open that one
                 create_file(root / "workspace.json", json.dumps(record, indent=1).encode())
-            except FileExistsError:
-                pass  # another process made it at the same moment: open that one
         return cls.open(root)
 
     @classmethod
@@ -79,7 +78,8 @@ class Workspace:
             bits = int(record["shard_bits"]) if record["format"] == FORMAT else 0
         except (FileNotFoundError, NotADirectoryError) as fault:
             raise NotAWorkspace(
-                f"{root}: no workspace here (no workspace.json); make one with `stillhouse run RECIPE --workspace {root}`"
+                f"{root}: no workspace here (no workspace.json); "
+                f"make one with `stillhouse run RECIPE --workspace {root}`"
             ) from fault
         except (ValueError, TypeError, KeyError) as fault:
             raise NotAWorkspace(f"{path}: can't be read ({fault!r}); restore it from a copy") from fault

@@ -99,10 +99,13 @@ def write_card(path: Path, facts: CardFacts, counts: dict[str, int]) -> None:
     environment = Environment(autoescape=False, keep_trailing_newline=True)
     environment.filters["cell"] = _cell
     template = environment.from_string(CARD)
-    ordered = {name: sorted(counter.items(), key=lambda pair: (-pair[1], str(pair[0]))) for name, counter in facts.by.items()}
+    ordered = {
+        name: sorted(counter.items(), key=lambda pair: (-pair[1], str(pair[0]))) for name, counter in facts.by.items()
+    }
     path.write_text(
         template.render(
-            name=facts.name, license=_license_id({license for _, license in facts.by["source"]}), splits=list(counts), counts=counts,
+            name=facts.name, license=_license_id({license for _, license in facts.by["source"]}),
+            splits=list(counts), counts=counts,
             total=sum(counts.values()), questions=len(facts.questions), sources=ordered["source"],
             teachers=ordered["teacher"], categories=ordered["category"], difficulties=ordered["difficulty"],
         ),

@@ -75,7 +75,7 @@ def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]
         for one in work:
             transaction = context.begin(step, one)
             questions = context.workspace.read("ingest", one.shard, "questions", ["question_id", "messages"])
-            texts = [question_text(messages) for messages in questions.column("messages").to_pylist()]
+            texts = [question_text(row["messages"]) for row in questions.to_pylist()]
             vectors = matrix(context.workspace.read("embed", one.shard, "embeddings")) if embedded else None
             context.progress.expect(step.key, len(texts))
             on_benchmark = benchmarks.check(texts, vectors)
@@ -103,7 +103,9 @@ def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]
 
 def _evidence(finding: Finding) -> str:
     """A benchmark's finding is JSON already; a filter's is a piece of the question."""
-    return finding.seen if finding.rule.startswith("benchmark_") else json.dumps({"seen": finding.seen}, ensure_ascii=False)
+    if finding.rule.startswith("benchmark_"):
+        return finding.seen
+    return json.dumps({"seen": finding.seen}, ensure_ascii=False)
 
 
 def _curate(context: Context, step: Step, work: Sequence[Work]) -> None:

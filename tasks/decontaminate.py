@@ -1,7 +1,8 @@
 """Decontamination: questions that are on a benchmark, by exact text, by n-gram, by embedding.
 
 Each finding carries the benchmark item and the text that matched. Benchmark items shorter than n words are matched
-whole, as a run of words and signs of at least SHORTEST_RUN. Not covered: paraphrases that neither rule sees (see the measurements in the docs).
+whole, as a run of words and signs of at least SHORTEST_RUN. Not covered: paraphrases that neither rule sees (see the
+measurements in the docs); boilerplate that many questions share counts like any other run.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Benchmarks:
             for row, number in enumerate(cosines.argmax(axis=1), start):
                 value = float(cosines[row - start, number])
                 if found[row] is None and value > threshold:
-                    found[row] = self._finding("benchmark_similarity", int(number), round(min(value, 1.0), 3), threshold,
-                                               self.items[number].text)  # fmt: skip
+                    item, value = int(number), round(min(value, 1.0), 3)
+                    found[row] = self._finding("benchmark_similarity", item, value, threshold, self.items[item].text)
         return found
 
     def _by_text(self, text: str) -> Finding | None:
@@ -158,7 +159,8 @@ def load_benchmarks(
             for index, record in enumerate(read_file(path, source, base)):
                 text = None if isinstance(record.value, BadRecord) else lookup(record.value, benchmark.question)
                 if not isinstance(text, str) or not text.strip():
-                    raise BadSetting(f"benchmark {benchmark.name}: {record.place} {_complaint(record.value, benchmark)}")
+                    complaint = _complaint(record.value, benchmark)
+                    raise BadSetting(f"benchmark {benchmark.name}: {record.place} {complaint}")
                 items.append(Item(benchmark.name, index, text))
         if len(items) == before:
             raise BadSetting(f"benchmark {benchmark.name}: {benchmark.path} holds no items")
@@ -172,6 +174,4 @@ def _as_source(benchmark: Benchmark) -> FileSource:
 def _complaint(value: dict[str, Any] | BadRecord, benchmark: Benchmark) -> str:
     if isinstance(value, BadRecord):
         return f"can't be read: {value.rule}, {value.detail}; mend the file"
-    return (
-        f"has no text in column {benchmark.question!r}; set `question` to the right one (found: {', '.join(value)})"
-    )
+    return f"has no text in column {benchmark.question!r}; set `question` to the right one (found: {', '.join(value)})"

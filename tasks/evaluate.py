@@ -27,7 +27,7 @@ from tasks.generate import generate_step
 from tasks.grade import GradeSettings, grade_step
 from tasks.metrics import accuracy, accuracy_interval, capability
 from tasks.settings import Settings
-from tasks.step import Context, Heads, Step, Work, pending_work
+from tasks.step import Context, Heads, Progress, Step, Work, pending_work
 from tasks.teachers.revision import resolve_revision
 from tasks.teachers.settings import Prompt, Sampling, TransformersTeacherSettings
 from tasks.train import StudentSettings, base_model, student_folder
@@ -84,11 +84,24 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
     steps = [generate_step(teacher, workspace.root) for teacher in teachers]
     steps += [verify_step(verify, teacher, workers=workers) for teacher in teachers]
     steps.append(grade_step(grade, SIDES))
-    _run_all(replace(context, workspace=inner), steps)
+    _run_all(replace(context, workspace=inner, progress=_Inner(context.progress, step.key)), steps)
     metrics = measure(workspace, inner, settings.samples)
     graded = metrics["questions"]
     book = Book("question", questions, graded, {}, questions - graded)
     transaction.commit_result([book], content=hash_json(metrics), extra={"metrics": metrics})
+
+
+class _Inner:
+    """Progress of the inner steps, under the name of the evaluation."""
+
+    def __init__(self, outer: Progress, name: str) -> None:
+        self._outer, self._name = outer, name
+
+    def expect(self, step: str, units: int) -> None:
+        self._outer.expect(f"{self._name}: {step}", units)
+
+    def advance(self, step: str, units: int = 1) -> None:
+        self._outer.advance(f"{self._name}: {step}", units)
 
 
 def _take_heldout(context: Context, inner: Workspace) -> int:

@@ -100,7 +100,9 @@ def _export(context: Context, step: Step, work: Work, settings: ExportSettings, 
     transaction.commit_result([book], content=content, extra={"rows": counts, "folder": f"exports/{target.name}"})
 
 
-def _examples(workspace: Workspace, shard: str, settings: ExportSettings, teachers: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _examples(
+    workspace: Workspace, shard: str, settings: ExportSettings, teachers: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     chosen = workspace.read("select", shard, "selection").to_pylist()
     if not chosen:
         return
@@ -158,11 +160,18 @@ class _Files:
         table = pa.Table.from_pylist(self._rows, schema=EXAMPLE)
         path = self._folder / f"{self._split}-{len(self._paths):05d}.tmp"
         plain = table.replace_schema_metadata(None)
-        write_file(path, lambda place: pq.write_table(plain, place, compression="zstd", row_group_size=8192))
+        write_file(path, lambda place: _write_parquet(plain, place))
         self.contents.append(hash_text(self._split, content_hash(table)))
         self._paths.append(path)
         self._total += len(self._rows)
         self._rows = []
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    """`datasets` can't load a row group without rows: an empty table is a file without row groups."""
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        if table.num_rows:
+            writer.write_table(table, row_group_size=8192)
 
 
 def _swap(fresh: Path, target: Path) -> None:
@@ -179,5 +188,3 @@ def export_rows(workspace: Workspace) -> dict[str, int]:
     """Rows by split of the committed export; empty if there is none."""
     head = workspace.head("export", ALL)
     return dict(head.extra["rows"]) if head else {}
-
-

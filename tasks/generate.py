@@ -2,7 +2,8 @@
 
 One step per teacher, so that two teachers never race for one slice. A response that was paid for is never asked for
 again and never thrown away; a failed request is a row with its error, tried again by the next run unless it was
-refused. Replayed responses cost nothing: they are read again when their files or columns change. Finished responses are committed every half minute within a shard, so that a crash loses no more than that.
+refused. Replayed responses cost nothing: they are read again when their files or columns change. Finished responses
+are committed every half minute within a shard, so that a crash loses no more than that.
 """
 
 from __future__ import annotations
@@ -206,5 +207,3 @@ def _source(inputs: Inputs) -> dict[str, Any]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=RESPONSES)
-
-

@@ -148,5 +148,3 @@ def _majority(judged: Sequence[dict[str, Any]], settings: GradeSettings) -> tupl
     passed = any(row["passed"] for row in judged if row["answer"] == answer)
     suspect = not passed and share >= settings.suspect_agreement and len(answers) >= settings.suspect_answers
     return answer, share, suspect
-
-

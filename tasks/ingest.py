@@ -40,7 +40,7 @@ def ingest_step(sources: Sequence[Source], settings: IngestSettings, base: Path)
     described = {source.name: source.as_json(exclude={"expected_rows"}) for source in sources}
 
     def files(cache: Path) -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         for source in sources:
             found |= {f"{source.name}:{name}": value for name, value in fingerprint_files(source, base, cache).items()}
         return found
@@ -113,7 +113,11 @@ def _settle(context: Context, step: Step, transaction: Transaction, sources: Seq
             carried_again += 1  # still in the source: the same record, not a second one
         else:
             rule = "same_question" if _same_reference(first, row) else "conflicting_reference"
-            evidence = {"kept": first["unit_id"], "reference": row["ground_truth"], "kept_reference": first["ground_truth"]}
+            evidence = {
+                "kept": first["unit_id"],
+                "reference": row["ground_truth"],
+                "kept_reference": first["ground_truth"],
+            }
             ledger.append(context.drop(step.key, "record", row["unit_id"], rule,
                                        evidence=json.dumps(evidence, ensure_ascii=False)))  # fmt: skip
     dropped: dict[str, int] = defaultdict(int)

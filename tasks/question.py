@@ -130,7 +130,7 @@ def read_messages(get: Callable[[str], Any]) -> list[dict[str, str]]:
 
 
 def check_last_message(messages: Sequence[dict[str, str]]) -> None:
-    if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise BadRecord("missing_question", "the last message must be the user's and not empty")
 
 
@@ -184,7 +184,8 @@ def _test_cases(get: Any) -> list[dict[str, str | None]] | None:
     for case in value:
         if not isinstance(case, dict) or case.get("kind") not in TEST_KINDS:
             raise BadRecord("wrong_type", f"each test case needs a kind out of {', '.join(TEST_KINDS)}")
-        cases.append({"kind": case["kind"]} | {part: _case_text(case.get(part)) for part in ("input", "output", "code")})
+        texts = {part: _case_text(case.get(part)) for part in ("input", "output", "code")}
+        cases.append({"kind": case["kind"]} | texts)
     return cases
 
 
@@ -196,7 +197,8 @@ def _constraints(value: Any) -> list[dict[str, str]] | None:
     value = _json_value("instruction_constraints", value)
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in value):
+    fits = isinstance(value, list) and all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in value)
+    if not fits:
         raise BadRecord("wrong_type", "instruction_constraints must be a list of {id, kwargs}")
     found = [{"id": one["id"], "kwargs": _json_value("kwargs", one.get("kwargs") or {})} for one in value]
     if not all(isinstance(one["kwargs"], dict) for one in found):

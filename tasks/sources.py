@@ -91,7 +91,8 @@ class Record:
 def read_source(source: FileSource | HuggingFaceSource | GeneratorSource, base: Path) -> Iterator[Record]:
     """All records of a source, in order."""
     if isinstance(source, FileSource):
-        records = (record for path in source_files(source, base) for record in read_file(path, source, base))
+        files = source_files(source, base)
+        records: Iterator[Record] = (record for path in files for record in read_file(path, source, base))
     elif isinstance(source, HuggingFaceSource):
         records = _read_hub(source, base)
     else:
@@ -126,7 +127,9 @@ def hash_source_files(source: FileSource, base: Path, cache: Path) -> dict[str, 
     return found
 
 
-def fingerprint_files(source: FileSource | HuggingFaceSource | GeneratorSource, base: Path, cache: Path) -> dict[str, str]:
+def fingerprint_files(
+    source: FileSource | HuggingFaceSource | GeneratorSource, base: Path, cache: Path
+) -> dict[str, str]:
     """Content hashes of what the source reads from disk; a generator is fixed by its settings and its version."""
     if isinstance(source, FileSource):
         return hash_source_files(source, base, cache)
@@ -192,7 +195,9 @@ def _parse_line(line: bytes) -> dict[str, Any] | BadRecord:
         return BadRecord("invalid_utf8", f"byte {fault.start} of the line is no UTF-8")
     except (ValueError, RecursionError) as fault:
         return BadRecord("broken_json", str(fault) or "nested too deeply")
-    return value if isinstance(value, dict) else BadRecord("wrong_type", f"a {type(value).__name__}, expected an object")
+    if not isinstance(value, dict):
+        return BadRecord("wrong_type", f"a {type(value).__name__}, expected an object")
+    return value
 
 
 def _no_constant(name: str) -> None:

@@ -36,7 +36,7 @@ class Spill:
         self._flush()
         pieces = []
         for number in range(self._pieces[shard]):
-            with pa.ipc.open_file(self._folder / f"{shard}-{number}.arrow") as file:
+            with pa.ipc.open_file(str(self._folder / f"{shard}-{number}.arrow")) as file:
                 pieces.append(file.read_all())
         return pa.concat_tables(pieces) if pieces else self._schema.empty_table()
 
@@ -46,7 +46,7 @@ class Spill:
     def _flush(self) -> None:
         for shard, rows in self._buffers.items():
             table = pa.Table.from_pylist(rows, schema=self._schema)
-            with pa.ipc.new_file(self._folder / f"{shard}-{self._pieces[shard]}.arrow", self._schema) as file:
+            with pa.ipc.new_file(str(self._folder / f"{shard}-{self._pieces[shard]}.arrow"), self._schema) as file:
                 file.write_table(table)
             self._pieces[shard] += 1
         self._buffers.clear()

@@ -90,14 +90,13 @@ def _train(context: Context, step: Step, work: Work, settings: StudentSettings) 
             "See `stillhouse status` for the drops by rule; loosen `select` or give the teacher easier questions."
         )
     folder = student_folder(workspace, settings.name) / "train"
-    seen = 0
+    seen = expected = 0
 
     def on_progress(done: int, total: int, loss: float) -> None:
-        nonlocal seen
-        if seen == 0:
-            context.progress.expect(step.key, total)
+        nonlocal seen, expected
+        context.progress.expect(step.key, total - expected)
         context.progress.advance(step.key, done - seen)
-        seen = done
+        seen, expected = done, total
 
     result = train_student(settings.train_settings(), export_folder(workspace), folder,
                            model_path=base_model(settings), on_progress=on_progress)  # fmt: skip

@@ -1,7 +1,8 @@
 """Verify: every planned response gets one judgement from each verifier of its category, and one outcome.
 
 A verdict is reused while its verifier's version, which covers libraries, settings, the means of verification and the
-text that was judged, stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step per teacher.
+text that was judged, stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step
+per teacher.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class _Shard:
         policy = self._settings.policy.get(subject.question["category"], "first")
         if policy == "first":
             route = self._routed(subject.response_id)
-            opinions = [opinion for opinion in opinions if route.index(opinion.verifier) < route.index("judge")]  # type: ignore[arg-type]
+            before = route[: route.index("judge")]
+            opinions = [opinion for opinion in opinions if opinion.verifier in before]
         statements = [opinion.judgement.passed for opinion in opinions if opinion.judgement.passed is not None]
         if policy == "first":
             return bool(statements)
@@ -151,7 +153,7 @@ class _Shard:
     def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
         response = self._responses[key]
         route = self._routed(key)
-        opinions = sorted(opinions, key=lambda opinion: route.index(opinion.verifier))  # type: ignore[arg-type]
+        opinions = sorted(opinions, key=lambda opinion: route.index(opinion.verifier))
         policy = self._settings.policy.get(self._questions[response["question_id"]]["category"], "first")
         outcome = combine_opinions(opinions, policy)
         version = hash_text(policy, *(f"{opinion.verifier}={opinion.version}" for opinion in opinions))
@@ -160,7 +162,7 @@ class _Shard:
         return _row(response, "outcome", version, outcome)
 
     def _commit(self, rest: Sequence[str]) -> None:
-        """All rows so far; `rest` are still to come in this run, and keep the verdicts that they have, without outcome."""
+        """All rows so far; `rest` are still to come in this run: they keep their verdicts, but have no outcome yet."""
         dropped = dict(Counter(entry["rule"] for entry in self._ledger))
         out = len(self._plan) - self._waiting - len(self._ledger) - len(rest)
         book = Book("response", len(self._plan), out, dropped, self._waiting + len(rest))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from flows.recipe import check_recipe
 from flows.run import Plan, Range, StepDone, Wish, carry_out, open_workspace, plan, run_range
 from storage.manifest import Inputs
-from storage.schemas import is_volatile
+from storage.schemas import TABLES, is_volatile
 from storage.workspace import Workspace
 from tasks.step import Context, Step, Work
 
@@ -60,6 +59,7 @@ class House:
         """All rows of a step in the order of their key, without volatile columns, whatever the number of shards."""
         workspace = self.workspace
         found = pa.concat_tables(workspace.read(step, shard, table) for shard in workspace.shards)
+        found = found.sort_by([(name, "ascending") for name in TABLES[table].key])
         return found.drop([field.name for field in found.schema if is_volatile(field)]).to_pylist()
 
     def ledger(self, step: str) -> list[dict[str, Any]]:
@@ -125,11 +125,3 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def inputs() -> Inputs:
     return Inputs("1", {"a": 1}, {"ingest": "abc"}, {"f.jsonl": "123"})
-
-
-@pytest.fixture
-def clean_copy() -> Callable[[Path, Path], None]:
-    def copy(one: Path, other: Path) -> None:
-        shutil.copytree(one, other)
-
-    return copy

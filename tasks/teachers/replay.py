@@ -36,12 +36,20 @@ from tasks.teachers.teacher import Reply, Request, failed, split_think
 
 INDEX_VERSION = 2
 """Raise it when a record is read in another way."""
-INDEX = pa.schema([
-    ("place", pa.string()), ("question_id", pa.string()), ("sample_index", pa.int64()), ("think_content", pa.string()),
-    ("answer_content", pa.string()), ("finish_reason", pa.string()), ("prompt_tokens", pa.int64()),
-    ("completion_tokens", pa.int64()), ("mean_logprob", pa.float64()), ("bad_rule", pa.string()),
-    ("bad_detail", pa.string()),
-])  # fmt: skip
+INDEX_FIELDS: list[pa.Field[Any]] = [
+    pa.field("place", pa.string()),
+    pa.field("question_id", pa.string()),
+    pa.field("sample_index", pa.int64()),
+    pa.field("think_content", pa.string()),
+    pa.field("answer_content", pa.string()),
+    pa.field("finish_reason", pa.string()),
+    pa.field("prompt_tokens", pa.int64()),
+    pa.field("completion_tokens", pa.int64()),
+    pa.field("mean_logprob", pa.float64()),
+    pa.field("bad_rule", pa.string()),
+    pa.field("bad_detail", pa.string()),
+]
+INDEX = pa.schema(INDEX_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,8 @@ def _rows(place: str, record: dict[str, Any] | BadRecord, columns: dict[str, str
     for think, answer in responses:
         try:
             if not isinstance(answer, str) or not isinstance(think, str | None):
-                raise BadRecord("wrong_type", f"the response is {type(answer).__name__}, its thinking {type(think).__name__}")
+                kinds = f"the response is {type(answer).__name__}, its thinking {type(think).__name__}"
+                raise BadRecord("wrong_type", f"{kinds}; expected text")
             check_characters([think, answer])
         except BadRecord as fault:
             yield empty | {"bad_rule": fault.rule, "bad_detail": fault.detail}

@@ -73,13 +73,14 @@ class TeacherBase(Settings):
         return self.sampling_by_category.get(category, Sampling()).over(self.sampling)
 
     def asks(self) -> dict[str, Any]:
-        """What decides the requests: never endpoint, engine, price or concurrency; the model's revision stands beside it."""
+        """What decides the requests: never endpoint, engine, price or concurrency; the model's revision is apart."""
         return self.as_json(exclude=NOT_ASKED)
 
 
 NOT_ASKED = {
     "engine", "seeds", "expected_tokens", "tokens_per_second", "price_per_million_tokens", "batch_size", "device",
-    "model", "revision", "path", "dtype", "base_url", "api_key_env", "concurrency", "timeout_s", "attempts", "trust_remote_code", "command",
+    "model", "revision", "path", "dtype", "base_url", "api_key_env", "concurrency", "timeout_s", "attempts",
+    "trust_remote_code", "command",
 }  # fmt: skip
 
 
@@ -121,7 +122,8 @@ class ReplayTeacherSettings(TeacherBase):
     """Files with responses that exist already; relative to the recipe."""
     format: Literal["auto", "jsonl", "json", "csv", "parquet"] = "auto"
     columns: dict[str, str] = {}
-    """question (or messages), response (or think_content and answer_content) → their columns. A response may be a list."""
+    """question (or messages), response (or think_content and answer_content) → their columns.
+    A response may be a list."""
     model: str | None = None
     """What wrote the responses, for the data set's card."""
     revision: str | None = None

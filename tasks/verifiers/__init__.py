@@ -1,0 +1,1 @@
+"""Verifiers, one a file, and how their verdicts combine."""

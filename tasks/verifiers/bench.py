@@ -35,8 +35,7 @@ class Subject:
 
     def item(self) -> Item:
         constraints = tuple(
-            Constraint(one["id"], json.loads(one["kwargs"]))
-            for one in self.question["instruction_constraints"] or ()
+            Constraint(one["id"], json.loads(one["kwargs"])) for one in self.question["instruction_constraints"] or ()
         )
         return Item(
             question_id=self.question["question_id"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sandbox import BadTestCase, Limits, Sandbox, SolutionVerdict, TestCase, extract_code
 from tasks.verifiers.settings import CodeSettings
@@ -26,7 +26,8 @@ class CodeVerifier:
     def __init__(self, settings: CodeSettings, workers: int) -> None:
         self._settings = settings
         self._workers = workers
-        self._sandbox = Sandbox(containers=workers, **({"image": settings.image} if settings.image else {}))
+        named: dict[str, Any] = {"image": settings.image} if settings.image else {}
+        self._sandbox = Sandbox(containers=workers, **named)
         self.threshold = settings.threshold
 
     def __enter__(self) -> Self:
@@ -54,9 +55,8 @@ class CodeVerifier:
         code = extract_code(subject.response["answer_content"] or "", language)
         if code is None:
             return Judgement(0.0, False, "no_code", None, {"detail": "no code block in the answer"}, 0.0)
-        tests = [
-            TestCase(**{name: value or "" for name, value in case.items()}) for case in question["test_cases"]
-        ]
+        cases: list[dict[str, Any]] = question["test_cases"]
+        tests = [TestCase(**_filled(case)) for case in cases]
         limits = Limits(
             time_s=question["time_limit_s"] or self._settings.time_limit_s,
             memory_bytes=int((question["memory_limit_mb"] or self._settings.memory_limit_mb) * 2**20),
@@ -81,3 +81,7 @@ class CodeVerifier:
             return Judgement(None, None, "infra_error", None, evidence, verdict.wall_s)
         passed = verdict.score > self.threshold
         return Judgement(verdict.score, passed, verdict.status, None, evidence, verdict.wall_s)
+
+
+def _filled(case: dict[str, Any]) -> dict[str, Any]:
+    return {name: value or "" for name, value in case.items()}

@@ -85,5 +85,5 @@ class VerifySettings(Settings):
         ruled: dict[str, VerifierName] = {"math": "math", "code": "code", "instruction": "instructions"}
         names: list[VerifierName] = [ruled[category]] if category in ruled else []
         if category not in ruled or self.policy.get(category, "first") != "first":
-            names += [name for name in ("judge", "reward") if getattr(self, name) is not None]  # type: ignore[misc]
+            names += [name for name in ("judge", "reward") if getattr(self, name) is not None]
         return tuple(names)

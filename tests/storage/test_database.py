@@ -21,16 +21,30 @@ def test_every_table_of_an_empty_workspace_can_be_asked(workspace):
 
 
 def test_views_hold_the_rows_of_the_newest_commits_of_all_shards(workspace, inputs, screened):
-    dropped = {"stage": "screen", "unit": "question", "unit_id": "d", "rule": "short", "value": 1.0, "threshold": 8.0,
-               "evidence": "{}", "run_id": "r"}  # fmt: skip
+    dropped = {
+        "stage": "screen",
+        "unit": "question",
+        "unit_id": "d",
+        "rule": "short",
+        "value": 1.0,
+        "threshold": 8.0,
+        "evidence": "{}",
+        "run_id": "r",
+    }
     for ids in (("old",), ("a", "b")):
         book = Book("question", len(ids) + 1, len(ids), {"short": 1})
         workspace.begin("screen", "0", inputs, run_id="r").commit("screened", screened(*ids), [dropped], [book])
     workspace.begin("screen", "1", inputs, run_id="r").commit("screened", screened("c"), [], [Book("question", 1, 1)])
     with open_views(workspace) as connection:
-        assert connection.execute("select question_id from screened order by all").fetchall() == [("a",), ("b",), ("c",)]
+        assert connection.execute("select question_id from screened order by all").fetchall() == [
+            ("a",),
+            ("b",),
+            ("c",),
+        ]
         assert connection.execute("select unit_id, rule from ledger").fetchall() == [("d", "short")]
-        books = connection.execute("select shard, seq, units_in, units_out, dropped from books order by shard").fetchall()
+        books = connection.execute(
+            "select shard, seq, units_in, units_out, dropped from books order by shard"
+        ).fetchall()
         assert books == [("0", 2, 3, 2, 1), ("1", 1, 1, 1, 0)]
 
 
@@ -49,7 +63,7 @@ def test_the_memory_limit_and_the_spill_folder_are_in_force(tmp_path):
             "select current_setting('memory_limit'), current_setting('temp_directory')"
         ).fetchone()
         assert limit == "256.0 MiB" and folder == str(tmp_path / "spill")
-        query = "create table big as select range as n, md5(range::varchar) || md5((range + 1)::varchar) as h from range(6_000_000)"
-        connection.execute(query)  # about 480 MB: more than the limit
+        text = "md5(range::varchar) || md5((range + 1)::varchar)"
+        connection.execute(f"create table big as select {text} as text from range(6_000_000)")  # about 480 MB
         assert connection.execute("select count(*) from big").fetchone() == (6_000_000,)
         assert any((tmp_path / "spill").iterdir())

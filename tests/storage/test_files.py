@@ -18,7 +18,7 @@ def test_create_is_exclusive_and_leaves_no_temporary(tmp_path):
     create_file(path, b"first")
     with pytest.raises(FileExistsError):
         create_file(path, b"second")
-    assert path.read_bytes() == b"first" and os.listdir(path.parent) == ["a.json"]
+    assert path.read_bytes() == b"first" and [one.name for one in path.parent.iterdir()] == ["a.json"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     with pytest.raises(RuntimeError):
         write_file(path, half)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old" and [one.name for one in tmp_path.iterdir()] == ["a"]
 
 
 def test_size_and_checksum_are_those_of_the_file(tmp_path):
@@ -57,9 +57,12 @@ def test_a_full_disk_leaves_the_old_head_and_no_half_file(small_disk, inputs, sc
     workspace.begin("screen", "0", inputs, run_id="r").commit("screened", screened("a"), [], [Book("question", 1, 1)])
     before = sorted(small_disk.rglob("*"))
     noise = pa.Table.from_pylist(
-        [{**screened("x").to_pylist()[0], "question_id": str(number), "evidence": os.urandom(500).hex()}
-         for number in range(4000)], schema=screened().schema,
-    )  # fmt: skip
+        [
+            {**screened("x").to_pylist()[0], "question_id": str(number), "evidence": os.urandom(500).hex()}
+            for number in range(4000)
+        ],
+        schema=screened().schema,
+    )
     with pytest.raises(OSError, match="No space left"):
         workspace.begin("screen", "0", inputs, run_id="r").commit("screened", noise, [], [Book("question", 4000, 4000)])
     assert sorted(small_disk.rglob("*")) == before

@@ -43,8 +43,11 @@ except CommitLost:
 def start(workspace, name, prepare=""):
     return subprocess.Popen(
         [sys.executable, "-c", WRITER.replace("{prepare}", prepare), str(workspace.root), name],
-        cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ids(workspace):

@@ -16,8 +16,16 @@ from storage.workspace import ALL, MAX_SHARD_BITS, Workspace, shard_bits
 
 
 def drop(unit_id, rule="short", unit="question"):
-    return {"stage": "screen", "unit": unit, "unit_id": unit_id, "rule": rule, "value": None, "threshold": None,
-            "evidence": "{}", "run_id": "r"}  # fmt: skip
+    return {
+        "stage": "screen",
+        "unit": unit,
+        "unit_id": unit_id,
+        "rule": rule,
+        "value": None,
+        "threshold": None,
+        "evidence": "{}",
+        "run_id": "r",
+    }
 
 
 def begin(workspace, inputs, shard="0", step="screen"):
@@ -29,8 +37,9 @@ def files(workspace):
 
 
 def test_a_commit_is_read_back_in_the_order_of_the_key(workspace, inputs, screened):
-    head = begin(workspace, inputs).commit("screened", screened("b", "a"), [drop("c")],
-                                           [Book("question", 3, 2, {"short": 1})])  # fmt: skip
+    head = begin(workspace, inputs).commit(
+        "screened", screened("b", "a"), [drop("c")], [Book("question", 3, 2, {"short": 1})]
+    )
     assert workspace.head("screen", "0") == head and head.seq == 1
     assert workspace.read("screen", "0", "screened").column("question_id").to_pylist() == ["a", "b"]
     assert workspace.ledger("screen", "0").column("unit_id").to_pylist() == ["c"]
@@ -73,14 +82,21 @@ def test_results_without_a_table_keep_books_too(workspace, inputs):
     transaction = begin(workspace, inputs, ALL, "export")
     with pytest.raises(BooksDontBalance):
         transaction.commit_result([Book("example", 2, 1)], content="x")
-    head = transaction.commit_result([Book("example", 2, 1, {"over": 1})], content="x", ledger=[drop("e", "over", "example")])
+    head = transaction.commit_result(
+        [Book("example", 2, 1, {"over": 1})], content="x", ledger=[drop("e", "over", "example")]
+    )
     assert head.content == "x" and workspace.ledger("export", ALL).num_rows == 1
 
 
 def test_pending_units_count_and_a_failed_request_is_no_response(workspace, inputs):
     row = dict.fromkeys(RESPONSES.names) | {
-        "question_id": "q", "teacher": "t", "model_revision": "m", "round": 0, "sample_index": 0, "sampling": "{}"
-    }  # fmt: skip
+        "question_id": "q",
+        "teacher": "t",
+        "model_revision": "m",
+        "round": 0,
+        "sample_index": 0,
+        "sampling": "{}",
+    }
     rows = pa.Table.from_pylist(
         [row | {"response_id": "a"}, row | {"response_id": "b", "error_kind": "transient"}], schema=RESPONSES
     )
@@ -132,7 +148,9 @@ def test_content_does_not_depend_on_how_many_shards_other_rows_have(workspace, i
     assert one.content == other.content
 
 
-@pytest.mark.parametrize(("expected", "bits"), [(1, 0), (4096, 0), (4097, 1), (3_340_000, 10), (10**12, MAX_SHARD_BITS)])
+@pytest.mark.parametrize(
+    ("expected", "bits"), [(1, 0), (4096, 0), (4097, 1), (3_340_000, 10), (10**12, MAX_SHARD_BITS)]
+)
 def test_shards_hold_about_4096_questions(expected, bits):
     assert shard_bits(expected) == bits
 

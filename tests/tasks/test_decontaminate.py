@@ -1,4 +1,4 @@
-"""Proves that items of a benchmark are found by exact text, n-gram, short run and embedding, and that near misses are not."""
+"""Proves that benchmark items are found by exact text, n-gram, short run and embedding, and near misses are not."""
 
 from __future__ import annotations
 
@@ -16,16 +16,32 @@ SHORT = "Compute the value of 17 * 3."
 
 def check(texts, settings=None, items=(LONG, SHORT, "Why?", "Solve for x"), vectors=None):
     settings = settings or DecontaminateSettings(similarity=None)
-    benchmarks = Benchmarks([Item("b", number, text) for number, text in enumerate(items)], settings, EmbeddingSettings())
+    benchmarks = Benchmarks(
+        [Item("b", number, text) for number, text in enumerate(items)], settings, EmbeddingSettings()
+    )
     return [finding and finding.rule for finding in benchmarks.check(texts, vectors)]
 
 
 def test_exact_text_ignores_case_blanks_and_the_last_stop():
-    assert check(["why", "Why ?", "  WHY?\n", LONG.upper() + ".", "compute the value of 17*3"]) == ["benchmark_exact"] * 5
+    assert (
+        check(["why", "Why ?", "  WHY?\n", LONG.upper() + ".", "compute the value of 17*3"]) == ["benchmark_exact"] * 5
+    )
 
 
 def test_signs_are_part_of_a_question():
-    texts = ["What is 3 + 4?", "What is 3 - 4?", "What is 3 * 4?", "arccos 1", "arccos (-1)", "x^2", "x_2", "3.5", "35", "5!", "5"]
+    texts = [
+        "What is 3 + 4?",
+        "What is 3 - 4?",
+        "What is 3 * 4?",
+        "arccos 1",
+        "arccos (-1)",
+        "x^2",
+        "x_2",
+        "3.5",
+        "35",
+        "5!",
+        "5",
+    ]
     assert len({normal_text(text) for text in texts}) == len(texts)
     assert check(["Compute the value of 17 + 3."]) == [None]
 
@@ -46,13 +62,20 @@ def test_short_items_match_as_a_run_and_very_short_ones_as_a_whole_only():
 def test_the_finding_names_item_and_match():
     benchmarks = Benchmarks([Item("gsm", 7, LONG)], DecontaminateSettings(similarity=None), EmbeddingSettings())
     [finding] = benchmarks.check(["so " + LONG], None)
-    assert json.loads(finding.seen) == {"benchmark": "gsm", "item": 7, "item_text": LONG,
-                                        "matched": " ".join(LONG.lower().split()[:13])}  # fmt: skip
+    assert json.loads(finding.seen) == {
+        "benchmark": "gsm",
+        "item": 7,
+        "item_text": LONG,
+        "matched": " ".join(LONG.lower().split()[:13]),
+    }
     assert finding.threshold == 13
 
 
 def test_a_rewording_is_found_by_embedding():
-    texts = [LONG.replace("A baker has", "The baker owns").replace("twelve", "a dozen"), "How tall is Mont Blanc in metres?"]
+    texts = [
+        LONG.replace("A baker has", "The baker owns").replace("twelve", "a dozen"),
+        "How tall is Mont Blanc in metres?",
+    ]
     settings = DecontaminateSettings(ngram=None, similarity=0.85)
     vectors = embed(texts, EmbeddingSettings())
     assert check(texts, settings, vectors=vectors) == ["benchmark_similarity", None]
@@ -60,9 +83,13 @@ def test_a_rewording_is_found_by_embedding():
 
 
 def test_every_item_of_a_real_benchmark_finds_itself_and_no_other_set(shared):
-    """MATH against AIME 2024: four boilerplate 13-grams (`… relatively prime positive integers, find m …`) are flagged."""
+    """MATH against AIME 2024: four boilerplate 13-grams (`… relatively prime positive integers …`) are flagged."""
     read = lambda name, key: [json.loads(line)[key] for line in (shared / name).read_text().splitlines()]  # noqa: E731
-    aime, gsm, math = read("aime24.jsonl", "problem"), read("gsm8k_test.jsonl", "question"), read("math_test.json", "problem")
+    aime, gsm, math = (
+        read("aime24.jsonl", "problem"),
+        read("gsm8k_test.jsonl", "question"),
+        read("math_test.json", "problem"),
+    )
     assert set(check(aime, items=aime)) == {"benchmark_exact"}
     assert set(check([f"Solve this: {text} Show your work." for text in aime], items=aime)) == {"benchmark_ngram"}
     assert check(gsm, items=aime).count(None) == len(gsm)
@@ -89,8 +116,13 @@ def test_unreadable_benchmarks_are_errors_not_clean_bills(tmp_path):
 
 
 def test_a_benchmark_that_changes_within_one_process_is_read_again(make_house):
-    house = make_house(curate={"filters": None, "near_duplicates": None, "decontaminate": {
-        "benchmarks": [{"name": "b", "path": "b.jsonl"}], "similarity": None}})  # fmt: skip
+    house = make_house(
+        curate={
+            "filters": None,
+            "near_duplicates": None,
+            "decontaminate": {"benchmarks": [{"name": "b", "path": "b.jsonl"}], "similarity": None},
+        }
+    )
     house.write("sums.jsonl", [{"question": "Who is one?"}, {"question": "Who is two?"}])
     for name in ("one", "two"):
         house.write("b.jsonl", [{"question": f"Who is {name}?"}])

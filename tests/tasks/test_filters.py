@@ -1,4 +1,4 @@
-"""Proves each query filter on what it must drop and on near misses that it must keep; the real sets lose next to nothing."""
+"""Proves each query filter on what it must drop and on near misses; real sets lose next to nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from tasks.filters import FilterSettings, screen_text
 
 DROPPED = {
     "too_short": ["Why?", "  1+1=?  "],
-    "unusual_unicode": ["\u200b\u200b\u200bWhat is it?", "★★★★ Solve me ★★★★", "\ue000\ue001\ue002 private use", "a\x07b\x07c\x07 bells"],
-    "incomplete": ["A train leaves the station at...", "Consider the set of all…", "Given the following,", "Fix:\n```python\nx = 1"],
+    "unusual_unicode": [
+        "\u200b\u200b\u200bWhat is it?",
+        "★★★★ Solve me ★★★★",
+        "\ue000\ue001\ue002 private use",
+        "a\x07b\x07c\x07 bells",
+    ],
+    "incomplete": [
+        "A train leaves the station at...",
+        "Consider the set of all…",
+        "Given the following,",
+        "Fix:\n```python\nx = 1",
+    ],
     "url": ["See https://example.org/a?b=c and answer.", "Look at www.example.org first."],
-    "table": ["| a | b |\n|---|---|\n| 1 | 2 |\nWhat is b?", "a | b\n--- | :---:\n1 | 2", "Read <table><tr><td>1</td></tr></table>",
-              "\\begin{tabular}{cc}1&2\\end{tabular} What is it?"],
-}  # fmt: skip
+    "table": [
+        "| a | b |\n|---|---|\n| 1 | 2 |\nWhat is b?",
+        "a | b\n--- | :---:\n1 | 2",
+        "Read <table><tr><td>1</td></tr></table>",
+        "\\begin{tabular}{cc}1&2\\end{tabular} What is it?",
+    ],
+}
 KEPT = [
     "What is 2+3?",
     "Was ist 5 − 3, in Worten? Größe: 20 °C",
@@ -55,16 +69,27 @@ def test_every_filter_can_be_switched_off():
 
 def test_a_hostile_text_takes_no_time():
     start = time.monotonic()
-    for text in (" " * 100_000 + "x", "-" * 50_000 + "|", ("|" + " " * 1000) * 100, "--- " * 20_000, "www" * 30_000, "`" * 99_999):
+    for text in (
+        " " * 100_000 + "x",
+        "-" * 50_000 + "|",
+        ("|" + " " * 1000) * 100,
+        "--- " * 20_000,
+        "www" * 30_000,
+        "`" * 99_999,
+    ):
         screen_text("x\n" + text, FilterSettings())
     assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
     ("name", "column", "allowed"),
-    [("gsm8k_test.jsonl", "question", {}), ("math_test.json", "problem", {"table": 11}), ("mbpp.jsonl", "text", {"url": 1}),
-     ("ifeval_prompts.jsonl", "prompt", {"url": 2})],
-)  # fmt: skip
+    [
+        ("gsm8k_test.jsonl", "question", {}),
+        ("math_test.json", "problem", {"table": 11}),
+        ("mbpp.jsonl", "text", {"url": 1}),
+        ("ifeval_prompts.jsonl", "prompt", {"url": 2}),
+    ],
+)
 def test_the_defaults_drop_next_to_nothing_of_real_questions(shared, name, column, allowed):
     """The tables are tables, the URLs are URLs: see the drops before loosening these numbers."""
     texts = [json.loads(line)[column] for line in (shared / name).read_text().splitlines()]

@@ -19,7 +19,10 @@ def questions(house):
 
 
 def test_every_format_gives_the_same_questions(make_house, make_source, tmp_path):
-    rows = [{"question": f'What is {number} + 3, "exactly"?\nSay it.', "ground_truth": str(number + 3)} for number in range(5)]
+    rows = [
+        {"question": f'What is {number} + 3, "exactly"?\nSay it.', "ground_truth": str(number + 3)}
+        for number in range(5)
+    ]
     house = make_house()
     house.write("a.jsonl", rows)
     house.write("lines.json", rows)
@@ -55,8 +58,15 @@ def test_a_data_set_written_by_save_to_disk_is_read(make_house, make_source):
 
 
 def test_a_generator_gives_questions_with_answers(make_house):
-    chains = {"name": "g", "kind": "reasoning_gym", "dataset": "chain_sum", "size": 7, "seed": 1, "category": "math",
-              "config": {"min_digits": 1, "max_digits": 1}}  # fmt: skip
+    chains = {
+        "name": "g",
+        "kind": "reasoning_gym",
+        "dataset": "chain_sum",
+        "size": 7,
+        "seed": 1,
+        "category": "math",
+        "config": {"min_digits": 1, "max_digits": 1},
+    }
     house = make_house(chains)
     house.run("ingest")
     rows = house.rows("ingest", "questions")
@@ -125,20 +135,26 @@ def test_bad_lines_go_to_the_ledger_with_place_and_reason_and_good_ones_survive(
 def test_csv_rows_are_placed_by_their_first_line(make_house, make_source):
     house = make_house(make_source("x", "a.csv", columns={"question": "q"}))
     (house.base / "a.csv").write_bytes(
-        b'q,ground_truth\n"one\nlong ""question""?",1\n\ntwo,2,3\nthree,\n"fo"ur,4\n"caf\xe9?",5\n,6\nseven,7\n"never closed,8\n'
+        b'q,ground_truth\n"one\nlong ""question""?",1\n\ntwo,2,3\nthree,\n"fo"ur,4\n"caf\xe9?",5\n,6\nseven,7\n'
+        b'"never closed,8\n'
     )
     house.run("ingest")
     assert sorted(questions(house)) == ['one\nlong "question"?', "seven", "three"]
     assert {row["unit_id"]: row["rule"] for row in house.ledger("ingest")} == {
-        "x:a.csv:5": "wrong_columns", "x:a.csv:7": "broken_csv", "x:a.csv:8": "invalid_utf8",
-        "x:a.csv:9": "missing_question", "x:a.csv:11": "broken_csv",
-    }  # fmt: skip
+        "x:a.csv:5": "wrong_columns",
+        "x:a.csv:7": "broken_csv",
+        "x:a.csv:8": "invalid_utf8",
+        "x:a.csv:9": "missing_question",
+        "x:a.csv:11": "broken_csv",
+    }
 
 
 def test_parquet_with_invalid_text_loses_that_row_only(make_house, make_source):
     house = make_house(make_source("x", "a.parquet"))
     binary = pa.array([b"Who is one?", b"caf\xe9?", b"Who is three?"], pa.binary())
-    pq.write_table(pa.table({"question": pa.Array.from_buffers(pa.string(), 3, binary.buffers())}), house.base / "a.parquet")
+    pq.write_table(
+        pa.table({"question": pa.Array.from_buffers(pa.string(), 3, binary.buffers())}), house.base / "a.parquet"
+    )
     house.run("ingest")
     assert sorted(questions(house)) == ["Who is one?", "Who is three?"]
     assert [(row["unit_id"], row["rule"]) for row in house.ledger("ingest")] == [("x:a.parquet:2", "invalid_utf8")]
@@ -147,10 +163,18 @@ def test_parquet_with_invalid_text_loses_that_row_only(make_house, make_source):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.json", b"[{"), ("a.json", b"[1, 2"), ("a.json", b"[" * 100_000), ("a.json", b'["\xff"]'), ("a.parquet", b"PAR1"),
-        ("a.csv", b""), ("a.csv", b"a,a\n1,2\n"), ("a.dat", b"x"), ("folder.jsonl", None), ("folder.json", None),
+        ("a.json", b"[{"),
+        ("a.json", b"[1, 2"),
+        ("a.json", b"[" * 100_000),
+        ("a.json", b'["\xff"]'),
+        ("a.parquet", b"PAR1"),
+        ("a.csv", b""),
+        ("a.csv", b"a,a\n1,2\n"),
+        ("a.dat", b"x"),
+        ("folder.jsonl", None),
+        ("folder.json", None),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_can_not_be_read_is_an_error_that_names_it(make_house, make_source, name, data):
     house = make_house(make_source("x", name))
     path = house.base / name
@@ -174,8 +198,11 @@ def test_a_split_that_is_not_there_is_an_error_that_names_the_source(make_house,
 
 
 def test_the_same_question_from_two_sources_is_kept_once_by_priority(make_house, make_source):
-    house = make_house(make_source("low", "low.jsonl"), make_source("high", "high.jsonl", priority=1),
-                       make_source("late", "late.jsonl", priority=1))  # fmt: skip
+    house = make_house(
+        make_source("low", "low.jsonl"),
+        make_source("high", "high.jsonl", priority=1),
+        make_source("late", "late.jsonl", priority=1),
+    )
     for name, answer in (("low", "6"), ("high", "5"), ("late", "5")):
         house.write(f"{name}.jsonl", [GOOD | {"ground_truth": answer}])
     house.run("ingest")
@@ -184,8 +211,10 @@ def test_the_same_question_from_two_sources_is_kept_once_by_priority(make_house,
     by_unit = {row["unit_id"]: row for row in house.ledger("ingest")}
     assert by_unit["low:low.jsonl:1"]["rule"] == "conflicting_reference"
     assert json.loads(by_unit["low:low.jsonl:1"]["evidence"]) == {
-        "kept": "high:high.jsonl:1", "reference": "6", "kept_reference": "5"
-    }  # fmt: skip
+        "kept": "high:high.jsonl:1",
+        "reference": "6",
+        "kept_reference": "5",
+    }
     assert by_unit["late:late.jsonl:1"]["rule"] == "same_question"
 
 
@@ -197,7 +226,9 @@ def test_the_same_question_twice_in_one_file_keeps_the_first(make_house):
     assert house.rules("ingest") == {"conflicting_reference": 1, "same_question": 1}
 
 
-@pytest.mark.parametrize(("mode", "left"), [("mirror", ["Who is b?", "Who is c?"]), ("append", ["Who is a?", "Who is b?", "Who is c?"])])
+@pytest.mark.parametrize(
+    ("mode", "left"), [("mirror", ["Who is b?", "Who is c?"]), ("append", ["Who is a?", "Who is b?", "Who is c?"])]
+)
 def test_what_vanishes_from_a_source_retires_or_stays(make_house, make_source, mode, left):
     house = make_house(make_source("x", "x.jsonl", mode=mode))
     for names in ("ab", "bc", "bc"):
@@ -242,7 +273,6 @@ def test_the_number_of_shards_does_not_change_the_rows(make_house, tmp_path):
 
 def test_a_zombie_ingest_that_read_before_anothers_commit_loses(make_house):
     from storage.errors import CommitLost
-    from tasks.ingest import ingest_step
 
     house = make_house()
     house.write("sums.jsonl", [GOOD])
@@ -261,7 +291,6 @@ def test_a_zombie_ingest_that_read_before_anothers_commit_loses(make_house):
         def advance(self, step, units=1):
             pass
 
-    assert ingest_step
     slow = type(context)(context.workspace, "zombie", Overtaken())
     with pytest.raises(CommitLost):
         step.run(slow, step, work)

@@ -47,7 +47,9 @@ def test_a_system_message_and_conversations_are_kept():
 
 
 def test_asserts_become_test_cases():
-    cases = make({"question": "Write f.", "asserts": ["assert f(1) == 2", "assert f(2) == 3"]}, category="code")["test_cases"]
+    cases = make({"question": "Write f.", "asserts": ["assert f(1) == 2", "assert f(2) == 3"]}, category="code")[
+        "test_cases"
+    ]
     assert [case["code"] for case in cases] == ["assert f(1) == 2", "assert f(2) == 3"]
     assert {case["kind"] for case in cases} == {"assert"}
 
@@ -61,11 +63,15 @@ def test_test_cases_may_stand_as_json_and_hold_values():
 
 def test_constraints_may_be_padded_with_nulls():
     one = {"id": "punctuation:no_comma", "kwargs": {"num_words": None}}
-    assert make({"question": "Write.", "instruction_constraints": [one]})["instruction_constraints"][0]["id"] == one["id"]
+    assert (
+        make({"question": "Write.", "instruction_constraints": [one]})["instruction_constraints"][0]["id"] == one["id"]
+    )
 
 
 def test_not_a_number_is_nothing():
-    row = make({"question": "Why?", "ground_truth": float("nan"), "time_limit_s": float("nan"), "x": float("nan")}, keep=("x",))
+    row = make(
+        {"question": "Why?", "ground_truth": float("nan"), "time_limit_s": float("nan"), "x": float("nan")}, keep=("x",)
+    )
     assert row["ground_truth"] is None and row["time_limit_s"] is None and json.loads(row["metadata"]) == {"x": None}
 
 
@@ -105,7 +111,10 @@ def deep(levels):
         ({"question": "Why?", "asserts": [1]}, "wrong_type"),
         ({"question": "Why?", "instruction_constraints": [{"id": "no:such"}]}, "unknown_constraint"),
         ({"question": "Why?", "instruction_constraints": ["no_comma"]}, "wrong_type"),
-        ({"question": "Why?", "instruction_constraints": [{"id": "punctuation:no_comma", "kwargs": [1]}]}, "wrong_type"),
+        (
+            {"question": "Why?", "instruction_constraints": [{"id": "punctuation:no_comma", "kwargs": [1]}]},
+            "wrong_type",
+        ),
         ({"question": "Why?", "category": "poetry"}, "unknown_category"),
         ({"question": "Why?", "category": ["math"]}, "unknown_category"),
         ({"question": "a\x00b"}, "nul_byte"),
