@@ -33,7 +33,7 @@ KNOWN_ERRORS = (
 
 app = typer.Typer(
     name="stillhouse",
-    help="A data factory for reasoning distillation: questions → teachers' traces → verdicts → grades → a training set → a student.",
+    help="A data factory for reasoning distillation: from questions over teachers' verified traces to a student.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,10 +41,12 @@ app = typer.Typer(
 
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe (YAML); ready-made ones lie in deploy/recipes/.")]
 WorkspaceOption = Annotated[
-    Path | None, typer.Option("--workspace", "-w", help="Folder of the data set; default: the recipe's, or workspaces/NAME.")
+    Path | None,
+    typer.Option("--workspace", "-w", help="Folder of the data set; default: the recipe's, or workspaces/NAME."),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as --set curate.heldout=0.1.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as --set curate.heldout=0.1."),
 ]
 TeacherOption = Annotated[list[str] | None, typer.Option("--teacher", help="Ask only this teacher; may be repeated.")]
 STAGE_NAMES = ", ".join(STAGES)

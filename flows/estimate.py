@@ -48,8 +48,13 @@ def estimate(loaded: LoadedRecipe) -> Estimate:
     sources = tuple(_count(source, loaded) for source in loaded.recipe.sources)
     known = sum(source.rows for source in sources if source.rows is not None)
     teachers = tuple(_teacher(teacher, known) for teacher in loaded.recipe.teachers)
-    total = TeacherEstimate("all", sum(one.requests for one in teachers), _sum([one.tokens for one in teachers]),
-                            _sum([one.gpu_hours for one in teachers]), _sum([one.money for one in teachers]))  # fmt: skip
+    total = TeacherEstimate(
+        "all",
+        sum(one.requests for one in teachers),
+        _sum([one.tokens for one in teachers]),
+        _sum([one.gpu_hours for one in teachers]),
+        _sum([one.money for one in teachers]),
+    )
     notes = ["questions are counted before curation, so these are upper bounds"]
     unknown = [source.name for source in sources if source.rows is None]
     if unknown:

@@ -16,7 +16,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import get_run_context
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import progress
@@ -61,7 +61,9 @@ def factory(
     with lanes:
 
         def submit(batch: Sequence[Range]) -> None:
-            futures = [lanes.submit(range_task, {"label": one.label, "context": context, "one": one}) for one in batch]
+            futures: list[PrefectFuture[int]] = [
+                lanes.submit(range_task, {"label": one.label, "context": context, "one": one}) for one in batch
+            ]
             wait(futures)  # all of them, so that one's failure doesn't leave another half watched
             for future in futures:
                 future.result()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 import yaml
 from rich.console import Console
@@ -138,7 +139,7 @@ def show(workspace: WorkspaceArgument,
         ("dropped", """select * from ledger where unit_id = $1 or unit_id in
                        (select response_id from responses where question_id = $1)"""),
     ):  # fmt: skip
-        rows = views.execute(query, [question]).to_arrow_table().to_pylist()
+        rows = _table(views.execute(query, [question])).to_pylist()
         console.rule(title, align="left")
         if not rows:
             console.print("none")
@@ -160,7 +161,7 @@ def sql(
     query = query or "select table_name as view, string_agg(column_name, ', ' order by ordinal_position) as columns " \
                      "from information_schema.columns group by 1 order by 1"  # fmt: skip
     try:
-        result = views.execute(query).to_arrow_table()
+        result = _table(views.execute(query))
     except duckdb.Error as fault:
         raise UsageError(f"the query failed: {fault}") from fault
     if as_json:
@@ -175,6 +176,12 @@ def sql(
     console.print(table)
     if result.num_rows > ROWS_SHOWN:
         console.print(f"{ROWS_SHOWN} of {result.num_rows:,} rows; --json prints all", highlight=False)
+
+
+def _table(result: Any) -> pa.Table:
+    """A query's rows; a statement that gives none is an empty table."""
+    rows: pa.Table | None = result.to_arrow_table()
+    return pa.table({}) if rows is None else rows
 
 
 def _cell(value: Any) -> str:

@@ -58,7 +58,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        for kind, names in (("sources", [one.name for one in self.sources]), ("teachers", [one.name for one in self.teachers])):
+        for kind, names in (
+            ("sources", [one.name for one in self.sources]),
+            ("teachers", [one.name for one in self.teachers]),
+        ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]} is used twice; every one needs its own")

@@ -29,10 +29,15 @@ from tasks.verifiers.settings import MathSettings, VerifySettings
 from tasks.verifiers.verdict import Judgement, unscored
 
 BATCH = 512
-RESULT = pa.schema([
-    ("row", pa.int64()), ("verifier", pa.string()), ("verify_score", pa.float64()), ("passed", pa.bool_()),
-    ("status", pa.string()), ("evidence", pa.string()),
-])  # fmt: skip
+KINDS: dict[str, pa.DataType] = {
+    "row": pa.int64(),
+    "verifier": pa.string(),
+    "verify_score": pa.float64(),
+    "passed": pa.bool_(),
+    "status": pa.string(),
+    "evidence": pa.string(),
+}
+RESULT = pa.schema(KINDS)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,7 +49,8 @@ def verify(
     out: Annotated[Path, typer.Option(help="Result: .parquet or .jsonl, one row an input row, in input order.")],
     recipe: Annotated[Path | None, typer.Option(help="Take the verify settings of this recipe.")] = None,
     answer_from: Annotated[
-        list[str] | None, typer.Option(help="Where a math answer is read: boxed, marker:TEXT, last_expression; in order.")
+        list[str] | None,
+        typer.Option(help="Where a math answer is read: boxed, marker:TEXT, last_expression; in order."),
     ] = None,
     category: Annotated[str | None, typer.Option(help="Category of rows that don't say.")] = None,
     column: Annotated[
@@ -68,7 +74,7 @@ def verify(
     console = Console()
     counts: Counter[str] = Counter()
     with Bars(console) as bars, Bench(settings, os.cpu_count() or 1) as bench:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for batch in _batches(records):
             bars.expect("verify", len(batch))
             rows += _judge_batch(batch, len(rows), settings, bench, columns, category)
@@ -128,12 +134,16 @@ def _subject(row: int, record: Record, columns: dict[str, str], category: str | 
         question = to_question({"question": "(none)"} | record.value, columns, constants, (), 10_000_000)
     except BadRecord as fault:
         return unscored("unverifiable", f"{fault.rule}: {fault.detail}", place=record.place)
-    value = {ours: record.value.get(columns.get(ours, ours)) for ours in ("response", "think_content", "answer_content")}
+    value = {
+        ours: record.value.get(columns.get(ours, ours)) for ours in ("response", "think_content", "answer_content")
+    }
     think, answer = value["think_content"], value["answer_content"]
     if isinstance(value["response"], str):
         think, answer = split_think(value["response"])
     if not isinstance(answer, str):
-        return unscored("unverifiable", "no response: expected text in `response` or `answer_content`", place=record.place)
+        return unscored(
+            "unverifiable", "no response: expected text in `response` or `answer_content`", place=record.place
+        )
     return Subject(str(row), question, {"answer_content": answer, "think_content": think})
 
 

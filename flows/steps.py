@@ -54,7 +54,9 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
         steps.append(train_step(recipe.student))
         if recipe.evaluate:
             steps.append(evaluate_step(recipe.evaluate, recipe.student, recipe.verify, recipe.grade, workers=number))
-    steps.append(report_step(recipe.name, [step.key for step in steps], recipe.student.name if recipe.student else None))
+    steps.append(
+        report_step(recipe.name, [step.key for step in steps], recipe.student.name if recipe.student else None)
+    )
     return _with_lanes(steps, number)
 
 

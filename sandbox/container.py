@@ -110,7 +110,8 @@ class Container:
             try:
                 attach = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 self._io = container.attach_socket(params=attach)
-                self._socket = getattr(self._io, "_sock", self._io)
+                io: Any = self._io
+                self._socket = getattr(io, "_sock", io)
                 container.start()
                 self.hello, _ = self.receive(time.monotonic() + START_S)
             except BaseException as error:

@@ -80,7 +80,9 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
         raise BadSetting("no held-out questions to evaluate on; set `curate.heldout` to a share such as 0.05")
     models = {"before": base_model(student), "after": str(student_folder(workspace, student.name) / "train" / "model")}
     common = settings.model_dump()
-    teachers = [TransformersTeacherSettings(name=side, engine="transformers", model=models[side], **common) for side in SIDES]
+    teachers = [
+        TransformersTeacherSettings(name=side, engine="transformers", model=models[side], **common) for side in SIDES
+    ]
     steps = [generate_step(teacher, workspace.root) for teacher in teachers]
     steps += [verify_step(verify, teacher, workers=workers) for teacher in teachers]
     steps.append(grade_step(grade, SIDES))
@@ -111,7 +113,7 @@ def _take_heldout(context: Context, inner: Workspace) -> int:
         head = context.workspace.need("curate", shard)
         inputs = Inputs(VERSION, {}, {"curate": head.content})
         curated = context.workspace.read("curate", shard, "curated")
-        heldout = curated.filter(pc.equal(curated.column("split"), "heldout"))
+        heldout = curated.filter(pc.field("split") == "heldout")
         total += heldout.num_rows
         known = inner.head("curate", shard)
         if known is None or known.fingerprint != inputs.fingerprint:

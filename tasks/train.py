@@ -1,7 +1,7 @@
 """Train: a student on the export, in a process of its own (tasks/student.py), committed when it is whole.
 
-    students/<name>/train/model/    the student
-    students/<name>/train/train.log
+students/<name>/train/model/    the student
+students/<name>/train/train.log
 """
 
 from __future__ import annotations

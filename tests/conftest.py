@@ -18,7 +18,7 @@ from storage.schemas import TABLES, is_volatile
 from storage.workspace import Workspace
 from tasks.step import Context, Step, Work
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @dataclass

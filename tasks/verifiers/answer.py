@@ -317,23 +317,15 @@ def quick_compare(reference: str, answer: str, *, whole_text: bool = False) -> Q
             "guard:words",
             canonical_text(left if left_words == right_words else right),
         )
-    if (
-        left_number is not None
-        and (product := _VARIABLE.fullmatch(right))
-        and product[1] not in _UNIT_LETTERS
-    ):
-        return _quick(
-            False, "guard:variable", canonical_text(right)
-        )  # Math-Verify takes the t of `4t` for tonnes
+    if left_number is not None and (product := _VARIABLE.fullmatch(right)) and product[1] not in _UNIT_LETTERS:
+        return _quick(False, "guard:variable", canonical_text(right))  # Math-Verify takes the t of `4t` for tonnes
     left_base, right_base = _BASE.fullmatch(left), _BASE.fullmatch(right)
     if left_base and right_base:
         return _quick(left_base.groups() == right_base.groups(), "guard:base", canonical_text(right))
     if (left_base and right_number is not None) or (right_base and left_number is not None):
         # the question names the base, so one side may leave it out
         digits = [base[1] if base else side for base, side in ((left_base, left), (right_base, right))]
-        return _quick(
-            digits[0] == digits[1], "guard:base", canonical_text(left if digits[0] == digits[1] else right)
-        )
+        return _quick(digits[0] == digits[1], "guard:base", canonical_text(left if digits[0] == digits[1] else right))
     return None
 
 

@@ -77,9 +77,7 @@ def forbidden_words(text: str, kwargs: Kwargs) -> Checked:
     """None of the words occurs as a whole word."""
     lowered = text.lower()
     found = [
-        word
-        for word in kwargs["forbidden_words"]
-        if re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", lowered)
+        word for word in kwargs["forbidden_words"] if re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", lowered)
     ]
     return Checked(not found, {"found": found}, "none of " + ", ".join(kwargs["forbidden_words"]))
 
@@ -120,9 +118,7 @@ def english_lowercase(text: str, kwargs: Kwargs) -> Checked:
 
 def _cased_english(text: str, cased: bool, wanted: str) -> Checked:
     language = detect_language(text) if cased else None
-    return Checked(
-        cased and language in ("en", None), {"case": cased, "language": language}, f"English, {wanted}"
-    )
+    return Checked(cased and language in ("en", None), {"case": cased, "language": language}, f"English, {wanted}")
 
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’.&][^\W_]+)*")
@@ -144,9 +140,7 @@ _ABBREVIATIONS_TEXT = (
 )
 _ABBREVIATIONS = frozenset(_ABBREVIATIONS_TEXT.split())
 # `etc.` and `p.m.` may also end a sentence; then a capital follows.
-_MAY_END = frozenset(
-    ["etc", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d", "jr", "sr", "no", "st"]
-)
+_MAY_END = frozenset(["etc", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u.k", "ph.d", "jr", "sr", "no", "st"])
 
 
 def sentences(text: str) -> list[str]:
@@ -224,9 +218,7 @@ def postscript(text: str, kwargs: Kwargs) -> Checked:
 def number_bullet_lists(text: str, kwargs: Kwargs) -> Checked:
     """Exactly so many bullet points: lines that begin with `*` or `-` and go on."""
     lines = [line.strip() for line in text.splitlines()]
-    count = sum(
-        1 for line in lines if re.match(r"\*[^*]", line) or (line.startswith("-") and line.strip("- "))
-    )
+    count = sum(1 for line in lines if re.match(r"\*[^*]", line) or (line.startswith("-") and line.strip("- ")))
     return Checked(count == kwargs["num_bullets"], count, kwargs["num_bullets"])
 
 
@@ -289,9 +281,7 @@ def repeat_prompt(text: str, kwargs: Kwargs) -> Checked:
 def end_checker(text: str, kwargs: Kwargs) -> Checked:
     """The response ends with the phrase; a closing quotation mark after it is allowed."""
     tail = text.strip().strip('"').strip()
-    return Checked(
-        tail.lower().endswith(kwargs["end_phrase"].strip().lower()), tail[-80:], kwargs["end_phrase"]
-    )
+    return Checked(tail.lower().endswith(kwargs["end_phrase"].strip().lower()), tail[-80:], kwargs["end_phrase"])
 
 
 def quotation(text: str, kwargs: Kwargs) -> Checked:
@@ -321,15 +311,11 @@ RULES: Mapping[str, Rule] = {
         multiple_sections, {"section_spliter": "text", "num_sections": "count"}
     ),
     "detectable_format:number_bullet_lists": Rule(number_bullet_lists, {"num_bullets": "count"}),
-    "detectable_format:number_highlighted_sections": Rule(
-        number_highlighted_sections, {"num_highlights": "count"}
-    ),
+    "detectable_format:number_highlighted_sections": Rule(number_highlighted_sections, {"num_highlights": "count"}),
     "detectable_format:title": Rule(title),
     "keywords:existence": Rule(keywords_existence, {"keywords": "texts"}),
     "keywords:forbidden_words": Rule(forbidden_words, {"forbidden_words": "texts"}),
-    "keywords:frequency": Rule(
-        keywords_frequency, {"keyword": "text", "relation": "relation", "frequency": "count"}
-    ),
+    "keywords:frequency": Rule(keywords_frequency, {"keyword": "text", "relation": "relation", "frequency": "count"}),
     "keywords:letter_frequency": Rule(
         letter_frequency, {"letter": "letter", "let_relation": "relation", "let_frequency": "count"}
     ),
@@ -338,9 +324,7 @@ RULES: Mapping[str, Rule] = {
         nth_paragraph_first_word, {"num_paragraphs": "count", "nth_paragraph": "count", "first_word": "text"}
     ),
     "length_constraints:number_paragraphs": Rule(number_paragraphs, {"num_paragraphs": "count"}),
-    "length_constraints:number_sentences": Rule(
-        number_sentences, {"relation": "relation", "num_sentences": "count"}
-    ),
+    "length_constraints:number_sentences": Rule(number_sentences, {"relation": "relation", "num_sentences": "count"}),
     "length_constraints:number_words": Rule(number_words, {"relation": "relation", "num_words": "count"}),
     "punctuation:no_comma": Rule(no_comma),
     "startend:end_checker": Rule(end_checker, {"end_phrase": "text"}),

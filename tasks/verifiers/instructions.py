@@ -50,15 +50,11 @@ def _usable_value(constraint_id: str, name: str, kind: Kind, value: object) -> o
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # JSON and Parquet turn whole numbers into floats
         usable = (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and value >= (1 if name == "nth_paragraph" else 0)
+            isinstance(value, int) and not isinstance(value, bool) and value >= (1 if name == "nth_paragraph" else 0)
         )
         allowed = "a whole number"
     elif kind == "texts":
-        usable = (
-            isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, str) and v for v in value)
-        )
+        usable = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, str) and v for v in value)
         allowed = "a list of texts"
     elif kind == "relation":
         usable, allowed = value in RELATIONS, " or ".join(repr(relation) for relation in RELATIONS)
@@ -103,9 +99,7 @@ class InstructionVerifier:
             return unscored("unverifiable", "no instruction constraints")
         arguments = [usable_kwargs(constraint) for constraint in item.constraints]
         if not item.answer_content.strip():
-            return Judgement(
-                0.0, False, "no_answer", None, {"reason": "empty answer"}, time.perf_counter() - started
-            )
+            return Judgement(0.0, False, "no_answer", None, {"reason": "empty answer"}, time.perf_counter() - started)
         checks: list[Mapping[str, object]] = []
         for constraint, kwargs in zip(item.constraints, arguments, strict=True):
             checked = RULES[constraint.id].check(item.answer_content, kwargs)

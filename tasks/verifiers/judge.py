@@ -85,8 +85,7 @@ class Judge:
     ) -> None:
         if concurrency < 1 or attempts < 1 or timeout_s <= 0:
             raise ValueError(
-                "wanted concurrency >= 1, attempts >= 1, timeout_s > 0; "
-                f"got {concurrency}, {attempts}, {timeout_s}"
+                f"wanted concurrency >= 1, attempts >= 1, timeout_s > 0; got {concurrency}, {attempts}, {timeout_s}"
             )
         root = base_url.rstrip("/").removesuffix("/v1")
         self._url = f"{root}/v1/chat/completions"
@@ -102,9 +101,7 @@ class Judge:
     @property
     def version(self) -> str:
         """Model and revision, version of the prompt, hash of prompt and settings."""
-        settings = settings_hash(
-            {"prompt": SYSTEM_PROMPT, "schema": SCORE_SCHEMA, "threshold": self.threshold}
-        )
+        settings = settings_hash({"prompt": SYSTEM_PROMPT, "schema": SCORE_SCHEMA, "threshold": self.threshold})
         model = self.model if self.revision is None else f"{self.model}@{self.revision}"
         return f"{model}; judge prompt {PROMPT_VERSION}; settings {settings}"
 
@@ -126,9 +123,7 @@ class Judge:
         async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
             return await asyncio.gather(*(self._judge_one(session, slots, item) for item in items))
 
-    async def _judge_one(
-        self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, item: Item
-    ) -> Judgement:
+    async def _judge_one(self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, item: Item) -> Judgement:
         if not (item.ground_truth or "").strip():
             return unscored("unverifiable", "no reference for the judge to compare with")
         if not item.answer_content.strip():
@@ -141,9 +136,7 @@ class Judge:
             try:
                 opinion = await self._ask(session, prompt(item))
             except _JudgeFault as fault:
-                return unscored(
-                    "infra_error", self._without_key(str(fault)), time.perf_counter() - started, **evidence
-                )
+                return unscored("infra_error", self._without_key(str(fault)), time.perf_counter() - started, **evidence)
             seconds = time.perf_counter() - started
         score = opinion.score / 5
         passed = score > self.threshold

@@ -78,8 +78,7 @@ class MathVerifier:
     ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 512:
             raise ValueError(
-                "wanted workers >= 1, timeout_s > 0, memory_mb >= 512; "
-                f"got {workers}, {timeout_s}, {memory_mb}"
+                f"wanted workers >= 1, timeout_s > 0, memory_mb >= 512; got {workers}, {timeout_s}, {memory_mb}"
             )
         self.threshold = threshold
         self.answer_from = check_rules(answer_from)
@@ -96,8 +95,7 @@ class MathVerifier:
         """Versions of the libraries that decide, revision of our rules, hash of the settings (not of the
         worker count)."""
         libraries = " ".join(
-            f"{name} {importlib.metadata.version(name)}"
-            for name in ("math-verify", "latex2sympy2_extended", "sympy")
+            f"{name} {importlib.metadata.version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")
         )
         settings = {
             "answer_from": self.answer_from,
@@ -118,11 +116,7 @@ class MathVerifier:
             started = time.perf_counter()
             reference = extract(item.ground_truth or "", self.reference_from)
             if reference is None or len(reference.text) > MAX_ANSWER_CHARS:
-                reason = (
-                    "no reference answer"
-                    if reference is None
-                    else f"reference over {MAX_ANSWER_CHARS} characters"
-                )
+                reason = "no reference answer" if reference is None else f"reference over {MAX_ANSWER_CHARS} characters"
                 judgements[index] = unscored("unverifiable", reason)
                 continue
             answer = extract(item.answer_content, self.answer_from)
@@ -131,26 +125,20 @@ class MathVerifier:
                     "reason": f"nothing found by {', '.join(self.answer_from)}",
                     "reference": _shown(reference.text),
                 }
-                judgements[index] = Judgement(
-                    0.0, False, "no_answer", None, looked, time.perf_counter() - started
-                )
+                judgements[index] = Judgement(0.0, False, "no_answer", None, looked, time.perf_counter() - started)
                 continue
             whole_text = answer.rule == "last_expression"
             if len(answer.text) > MAX_ANSWER_CHARS and not whole_text:
                 evidence = _evidence(answer, reference, "none") | {
                     "reason": f"answer over {MAX_ANSWER_CHARS} characters"
                 }
-                judgements[index] = Judgement(
-                    0.0, False, "wrong_format", None, evidence, time.perf_counter() - started
-                )
+                judgements[index] = Judgement(0.0, False, "wrong_format", None, evidence, time.perf_counter() - started)
                 continue
             quick = quick_compare(reference.text, answer.text, whole_text=whole_text)
             if quick is None:
                 open_pairs.append((index, answer, reference, _Pair(reference.text, answer.text, whole_text)))
             else:
-                judgements[index] = self._quick_judgement(
-                    quick, answer, reference, time.perf_counter() - started
-                )
+                judgements[index] = self._quick_judgement(quick, answer, reference, time.perf_counter() - started)
         outcomes = self._compare([pair for *_, pair in open_pairs])
         for (index, answer, reference, _), outcome in zip(open_pairs, outcomes, strict=True):
             judgements[index] = self._judgement(outcome, answer, reference)
@@ -171,9 +159,7 @@ class MathVerifier:
         if "reason" in outcome:
             evidence["reason"] = outcome["reason"]
         score = 1.0 if status == "accepted" else 0.0
-        return Judgement(
-            score, score > self.threshold, status, outcome.get("answer"), evidence, outcome["seconds"]
-        )
+        return Judgement(score, score > self.threshold, status, outcome.get("answer"), evidence, outcome["seconds"])
 
     def _compare(self, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
         chunk = max(1, min(CHUNK, -(-len(pairs) // self.workers)))
@@ -293,9 +279,7 @@ class _Worker:
             except _WorkerDied as death:
                 complaints.seek(0)
                 said = complaints.read()[-400:].decode(errors="replace").strip()
-                raise MathWorkerError(
-                    f"math worker did not start (exit {death.returncode}): {said}"
-                ) from death
+                raise MathWorkerError(f"math worker did not start (exit {death.returncode}): {said}") from death
 
     def _send(self, pairs: Sequence[_Pair]) -> None:
         request = {"pairs": [[pair.reference, pair.answer, pair.whole_text] for pair in pairs]}

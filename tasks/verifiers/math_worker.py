@@ -33,20 +33,15 @@ from tasks.verifiers.answer import DEGREES, canonical_number, canonical_text, no
 TEXT_TAIL_CHARS = 10_000  # of a whole response only the end is searched for an expression
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FUNCTIONS_TEXT = (
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp sqrt "
-    "and det gcd lcm max min mod inf abs"
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp sqrt and det gcd lcm max min mod inf abs"
 )
 _FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?(?:\{(?:matrix|pmatrix|bmatrix|vmatrix|array|cases|aligned|align)\})?")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)", re.ASCII)
 _MIXED = re.compile(r"(?<![\w.^{/])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w.^])", re.ASCII)
-_FUNCTION = re.compile(
-    r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt)(?![A-Za-z])"
-)
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt\s*\(([^()]{1,200})\)")
-_NUMERAL = re.compile(
-    r"[-+]?\s*(?:[\d.,\s]|\\?%)+|-?\s*\d*\s*\\frac\s*\{?-?\d+\}?\s*\{?-?\d+\}?|-?\d+/\d+", re.ASCII
-)
+_NUMERAL = re.compile(r"[-+]?\s*(?:[\d.,\s]|\\?%)+|-?\s*\d*\s*\\frac\s*\{?-?\d+\}?\s*\{?-?\d+\}?|-?\d+/\d+", re.ASCII)
 
 
 def main() -> None:
@@ -106,9 +101,7 @@ def _compare(reference: str, answer: str, whole_text: bool) -> dict[str, Any]:
         unparsed = "reference" if not gold else "answer"
         return {"status": "wrong_answer", "path": f"unparsed:{unparsed}", "answer": canonical(parsed, answer)}
     equal = bool(
-        with_memory_errors(
-            lambda: grader.verify(gold, parsed, allow_set_relation_comp=True, timeout_seconds=None)
-        )
+        with_memory_errors(lambda: grader.verify(gold, parsed, allow_set_relation_comp=True, timeout_seconds=None))
     )
     path = "math_verify"
     if equal and (guard := false_accept(gold, parsed)):
@@ -197,12 +190,7 @@ def false_accept(gold: list[Any], parsed: list[Any]) -> str | None:
 
 def _relative_gap(left: sympy.Expr, right: sympy.Expr) -> bool:
     """Whether two numbers that are equal to 15 decimals differ in proportion (1/2004! and 1/2006!)."""
-    if (
-        left.free_symbols
-        or right.free_symbols
-        or left.has(sympy.UnevaluatedExpr)
-        or right.has(sympy.UnevaluatedExpr)
-    ):
+    if left.free_symbols or right.free_symbols or left.has(sympy.UnevaluatedExpr) or right.has(sympy.UnevaluatedExpr):
         return False
     try:
         size = max(abs(left.evalf(5)), abs(right.evalf(5)))

@@ -88,9 +88,7 @@ class RewardModel:
             encoded: list[tuple[int, list[int], int]] = []
             for index, item in enumerate(items):
                 if not item.answer_content.strip():
-                    judgements[index] = Judgement(
-                        0.0, False, "no_answer", None, {"reason": "empty answer"}, 0.0
-                    )
+                    judgements[index] = Judgement(0.0, False, "no_answer", None, {"reason": "empty answer"}, 0.0)
                     continue
                 tokens, dropped = self._encode(item)
                 encoded.append((index, tokens, dropped))
@@ -127,9 +125,7 @@ class RewardModel:
         model, tokenizer = self._load()
         longest = max(len(tokens) for tokens in batch)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        ids = torch.tensor(
-            [tokens + [pad] * (longest - len(tokens)) for tokens in batch], device=model.device
-        )
+        ids = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens in batch], device=model.device)
         mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in batch], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=mask).logits
@@ -160,11 +156,7 @@ class RewardModel:
         ]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has them
-        room = (
-            self.max_tokens
-            or getattr(model.config, "max_position_embeddings", None)
-            or tokenizer.model_max_length
-        )
+        room = self.max_tokens or getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         dropped = max(0, len(tokens) - int(room))
         return tokens[dropped:], dropped
 
@@ -211,13 +203,11 @@ def attribute_columns(name: str, config: Any) -> list[int] | None:
         return None
     labels = {str(label).lower(): int(column) for column, label in config.id2label.items()}
     columns = [
-        next((column for label, column in labels.items() if attribute in label), None)
-        for attribute in ATTRIBUTES
+        next((column for label, column in labels.items() if attribute in label), None) for attribute in ATTRIBUTES
     ]
     if None in columns:
         raise RewardModelError(
-            f"{name} has the labels {', '.join(labels)}; wanted one output, "
-            f"or labels named {', '.join(ATTRIBUTES)}"
+            f"{name} has the labels {', '.join(labels)}; wanted one output, or labels named {', '.join(ATTRIBUTES)}"
         )
     return [column for column in columns if column is not None]
 

@@ -74,9 +74,7 @@ class Judgement:
         if self.status not in STATUSES:
             raise ValueError(f"unknown status {self.status!r}; one of {', '.join(STATUSES)}")
         if (self.score is None) != (self.status in UNSCORED) or (self.passed is None) != (self.score is None):
-            raise ValueError(
-                f"status {self.status} does not go with score {self.score} and passed {self.passed}"
-            )
+            raise ValueError(f"status {self.status} does not go with score {self.score} and passed {self.passed}")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score must lie in 0..1, got {self.score}")
 

@@ -129,8 +129,11 @@ def main() -> None:
                 fail(f"a run ended by itself with exit status {code}", log)
             break
         check(broken, whole if given.compare else None, log, mark)
-        print(f"round {rounds}: finished, books balanced, nothing left behind"
-              + (", row-identical to the uninterrupted run" if given.compare else ""), flush=True)
+        print(
+            f"round {rounds}: finished, books balanced, nothing left behind"
+            + (", row-identical to the uninterrupted run" if given.compare else ""),
+            flush=True,
+        )
 
 
 def check(finished: Path, whole: Path | None, log: Path, mark: str) -> None:

@@ -33,7 +33,9 @@ def write_replay_recipe(folder: Path) -> Path:
     recipe = {
         "name": "sums",
         "expected_questions": 10_000,
-        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math", "license": "Apache-2.0"}],
+        "sources": [
+            {"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math", "license": "Apache-2.0"}
+        ],
         "curate": {"near_duplicates": None},
         "teachers": [
             {"name": name, "engine": "replay", "path": "sums.jsonl", "samples": 1, "columns": {"response": name}}
@@ -55,7 +57,8 @@ class CommandLine:
 
     def __init__(self, home: Path) -> None:
         self.environment = os.environ | {
-            "PREFECT_HOME": str(home), "COLUMNS": "200", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
+            "PREFECT_HOME": str(home), "COLUMNS": "200", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
         }  # fmt: skip
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:

@@ -73,7 +73,9 @@ def test_status_says_balanced_and_nothing_to_do(stillhouse, finished) -> None:
 
 
 def test_show_finds_by_prefix_and_escapes(stillhouse, finished) -> None:
-    row = json.loads(stillhouse("sql", finished.workspace, "--json", "select question_id, messages from questions limit 1"))
+    row = json.loads(
+        stillhouse("sql", finished.workspace, "--json", "select question_id, messages from questions limit 1")
+    )
     text = stillhouse("show", finished.workspace, row["question_id"][:12])
     assert row["messages"][0]["content"] in text
     for part in ("responses", "verdicts", "grade"):
@@ -82,7 +84,9 @@ def test_show_finds_by_prefix_and_escapes(stillhouse, finished) -> None:
 
 
 def test_sql_answers_and_explains_a_bad_query(stillhouse, finished) -> None:
-    text = stillhouse("sql", finished.workspace, "--json", "select count(*) as n from verdicts where verifier = 'outcome'")
+    text = stillhouse(
+        "sql", finished.workspace, "--json", "select count(*) as n from verdicts where verifier = 'outcome'"
+    )
     assert json.loads(text) == {"n": 72}
     assert "the query failed" in stillhouse("sql", finished.workspace, "select nothing from nowhere", code=1)
     assert "ledger" in stillhouse("sql", finished.workspace)

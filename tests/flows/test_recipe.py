@@ -19,7 +19,10 @@ def test_shipped_recipes_load(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("curate.near_duplicates.treshold=0.9", "curate.near_duplicates.treshold: unknown key; did you mean threshold?"),
+        (
+            "curate.near_duplicates.treshold=0.9",
+            "curate.near_duplicates.treshold: unknown key; did you mean threshold?",
+        ),
         ("teachers.good.engine=vlm", "teachers.0.engine: found 'vlm', expected"),
         ("teachers.good.samples=0", "teachers.0.samples: found 0, expected: greater than or equal to 1"),
         ("teachers.good.columsn={}", "teachers.0.columsn: unknown key; did you mean columns?"),
@@ -69,7 +72,9 @@ def test_bad_override_is_an_error(replay_recipe: Path, override: str) -> None:
 
 
 def test_overrides_reach_lists_by_name_and_number(replay_recipe: Path) -> None:
-    recipe = load_recipe(replay_recipe, ("teachers.poor.samples=3", "teachers.0.samples=2", "curate.heldout=0.25")).recipe
+    recipe = load_recipe(
+        replay_recipe, ("teachers.poor.samples=3", "teachers.0.samples=2", "curate.heldout=0.25")
+    ).recipe
     assert [teacher.samples for teacher in recipe.teachers] == [2, 3]
     assert recipe.curate.heldout == 0.25
 

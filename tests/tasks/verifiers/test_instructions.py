@@ -146,9 +146,7 @@ def test_every_rule_has_a_case() -> None:
     assert len(RULES) == 25
 
 
-@pytest.mark.parametrize(
-    ("constraint_id", "kwargs", "kept", "broken"), CASES, ids=[case[0] for case in CASES]
-)
+@pytest.mark.parametrize(("constraint_id", "kwargs", "kept", "broken"), CASES, ids=[case[0] for case in CASES])
 def test_rule(constraint_id: str, kwargs: dict[str, Any], kept: list[str], broken: list[str]) -> None:
     assert [text for text in kept if not judge(constraint_id, kwargs, text)] == []
     assert [text for text in broken if judge(constraint_id, kwargs, text)] == []
@@ -186,9 +184,7 @@ def test_all_ifeval_prompts_are_known_and_judged_the_same_twice() -> None:
         pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)
         constraints = tuple(Constraint(constraint_id, kwargs) for constraint_id, kwargs in pairs)
         validate_constraints(constraints)
-        items.append(
-            Item(str(row["key"]), "instruction", row["prompt"], None, row["prompt"], None, constraints)
-        )
+        items.append(Item(str(row["key"]), "instruction", row["prompt"], None, row["prompt"], None, constraints))
     first, second = InstructionVerifier().judge(items), InstructionVerifier().judge(items)
     assert len(first) == 541
     assert [judgement.evidence for judgement in first] == [judgement.evidence for judgement in second]

@@ -147,11 +147,7 @@ def test_a_silent_server_is_an_infra_error() -> None:
 
 def test_a_server_without_json_schema_is_asked_plainly() -> None:
     def reply(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        return (
-            (400, "unknown response_format")
-            if "response_format" in body
-            else (200, '{"score": 5, "reason": "ok"}')
-        )
+        return (400, "unknown response_format") if "response_format" in body else (200, '{"score": 5, "reason": "ok"}')
 
     with serving(reply) as endpoint:
         judge = Judge(endpoint.url + "/v1/", "m", attempts=1)
@@ -166,9 +162,7 @@ def test_order_is_kept_and_concurrency_bounded() -> None:
         return 200, f'{{"score": {digit}, "reason": "echo"}}'
 
     with serving(reply) as endpoint:
-        judgements = Judge(endpoint.url, "m", concurrency=4).judge(
-            [item(f"answer {n % 6}") for n in range(40)]
-        )
+        judgements = Judge(endpoint.url, "m", concurrency=4).judge([item(f"answer {n % 6}") for n in range(40)])
         assert 1 < endpoint.most_in_flight <= 4
     assert [judgement.score for judgement in judgements] == [(n % 6) / 5 for n in range(40)]
 

@@ -108,9 +108,7 @@ def test_known_false_rejects_are_closed(verifier: MathVerifier, reference: str, 
 
 
 def test_equal_answers_share_a_canonical_form(verifier: MathVerifier) -> None:
-    forms = {
-        judge(verifier, "0.5", answer).answer for answer in ("0.5", r"\frac12", "1/2", "0.50", r"\frac{2}{4}")
-    }
+    forms = {judge(verifier, "0.5", answer).answer for answer in ("0.5", r"\frac12", "1/2", "0.50", r"\frac{2}{4}")}
     assert forms == {"0.5"}
     assert judge(verifier, "7", r"\frac{4}{2}").answer == judge(verifier, "7", "2.0").answer == "2"
 
@@ -157,9 +155,7 @@ def test_verdicts_do_not_depend_on_the_number_of_workers() -> None:
     with MathVerifier(answer_from=["boxed"]) as one, MathVerifier(answer_from=["boxed"], workers=3) as three:
         judgements, others = one.judge(pairs), three.judge(pairs)
         assert one.version == three.version
-    assert [(j.status, j.answer, j.evidence) for j in judgements] == [
-        (j.status, j.answer, j.evidence) for j in others
-    ]
+    assert [(j.status, j.answer, j.evidence) for j in judgements] == [(j.status, j.answer, j.evidence) for j in others]
 
 
 def test_no_answer_and_no_reference(verifier: MathVerifier) -> None:

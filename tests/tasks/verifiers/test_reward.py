@@ -13,9 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from tasks.verifiers.reward import RewardModel, RewardModelError
 from tasks.verifiers.verdict import Item
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {{ eos_token }}{% endfor %}"
-)
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {{ eos_token }}{% endfor %}"
 ANSWERS = ["because of gravity", "no", "apples fall because the earth pulls them " * 5, "why not"]
 
 
@@ -26,9 +24,7 @@ def make_model(folder: Path, labels: list[str], *, template: str | None = TEMPLA
     tokenizer.train_from_iterator(
         [*ANSWERS, "user : assistant"], trainers.BpeTrainer(vocab_size=200, special_tokens=special)
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     if pad:
         fast.pad_token = "<pad>"
     fast.chat_template = template
@@ -60,9 +56,7 @@ def raw_logits(model: str, answer: str) -> list[float]:
     text = f"<s>user : why do apples fall </s>assistant : {answer} </s>"
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     with torch.inference_mode():
-        row: list[float] = (
-            LlamaForSequenceClassification.from_pretrained(model).float()(ids).logits[0].tolist()
-        )
+        row: list[float] = LlamaForSequenceClassification.from_pretrained(model).float()(ids).logits[0].tolist()
     return row
 
 
@@ -73,9 +67,7 @@ def test_single_logit_is_the_models_own_through_a_sigmoid(tmp_path: Path) -> Non
     wanted = [torch.tensor(raw_logits(model, answer)[0]).sigmoid().item() for answer in ANSWERS]
     assert [judgement.score for judgement in judgements] == pytest.approx(wanted, abs=2e-4)
     assert len(set(wanted)) == len(wanted)
-    assert all(
-        judgement.passed == (judgement.score > 0.7) for judgement in judgements if judgement.score is not None
-    )
+    assert all(judgement.passed == (judgement.score > 0.7) for judgement in judgements if judgement.score is not None)
 
 
 @pytest.mark.parametrize("pad", [True, False])
