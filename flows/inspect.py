@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import duckdb
 import pyarrow as pa
 import typer
 import yaml
@@ -139,7 +140,7 @@ def show(workspace: WorkspaceArgument,
         ("dropped", """select * from ledger where unit_id = $1 or unit_id in
                        (select response_id from responses where question_id = $1)"""),
     ):  # fmt: skip
-        rows = _table(views.execute(query, [question])).to_pylist()
+        rows = _rows(views, query, [question]).to_pylist()
         console.rule(title, align="left")
         if not rows:
             console.print("none")
@@ -154,14 +155,12 @@ def sql(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row, all rows.")] = False,
 ) -> None:
     """Ask the tables with DuckDB; each table is a view, and so are `ledger` and `books`."""
-    import duckdb
-
     views = open_views(Workspace.open(workspace))
     console = Console()
     query = query or "select table_name as view, string_agg(column_name, ', ' order by ordinal_position) as columns " \
                      "from information_schema.columns group by 1 order by 1"  # fmt: skip
     try:
-        result = _table(views.execute(query))
+        result = _rows(views, query, [])
     except duckdb.Error as fault:
         raise UsageError(f"the query failed: {fault}") from fault
     if as_json:
@@ -178,10 +177,11 @@ def sql(
         console.print(f"{ROWS_SHOWN} of {result.num_rows:,} rows; --json prints all", highlight=False)
 
 
-def _table(result: Any) -> pa.Table:
+def _rows(views: duckdb.DuckDBPyConnection, query: str, parameters: list[str]) -> pa.Table:
     """A query's rows; a statement that gives none is an empty table."""
-    rows: pa.Table | None = result.to_arrow_table()
-    return pa.table({}) if rows is None else rows
+    result = views.sql(query, params=parameters)
+    rows: pa.Table = pa.table({}) if result is None else result.to_arrow_table()
+    return rows
 
 
 def _cell(value: Any) -> str:
