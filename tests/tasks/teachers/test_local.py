@@ -24,7 +24,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def teacher(smollm2_cache: Path) -> Iterator[TransformersTeacher]:
-    # float32: in bf16 the last bits of a product differ from call to call, and a near-tie between two tokens turned once
+    # float32: in bf16 the last bits of a product differ from call to call, and a near-tie of two tokens turned once
     with TransformersTeacher("smollm2-135m-instruct", batch_size=8, dtype="float32") as teacher:
         yield teacher
 
