@@ -33,7 +33,7 @@ make_base() {
     docker image inspect "$base" >/dev/null 2>&1 && return
     if ! command -v mmdebstrap >/dev/null; then
         [ "$(id -u)" = 0 ] || { echo "sandbox image: install mmdebstrap, or set STILLHOUSE_BASE_IMAGE" >&2; exit 1; }
-        apt-get install -y --no-install-recommends mmdebstrap >/dev/null
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
     fi
     echo "sandbox image: making $base from Debian packages (about 30 s)"
     # Without documentation, translations and package lists: nothing in the container reads them.
