@@ -38,10 +38,10 @@ def add_to(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def kept_recipe(workspace: Workspace) -> LoadedRecipe:
+def kept_recipe(workspace: Workspace, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     """The recipe that a workspace was last run with."""
     text, base = workspace.kept_recipe()
-    return check_recipe(yaml.safe_load(text), Path(base), (), workspace.root / "recipe.yaml")
+    return check_recipe(yaml.safe_load(text), Path(base), overrides, workspace.root / "recipe.yaml")
 
 
 def plan(
@@ -85,10 +85,8 @@ def status(
     """Each step: shards done, units, drops by rule, pending, books, and what would be redone and why."""
     place = Workspace.open(workspace)
     console = Console()
-    loaded = load_recipe(recipe, tuple(set_ or ())) if recipe else kept_recipe(place)
-    if set_ and not recipe:
-        text, base = place.kept_recipe()
-        loaded = check_recipe(yaml.safe_load(text), Path(base), tuple(set_), place.root / "recipe.yaml")
+    overrides = tuple(set_ or ())
+    loaded = load_recipe(recipe, overrides) if recipe else kept_recipe(place, overrides)
     statuses = recipe_status(plan_run(loaded, place, Wish()))
     console.print(funnel_table(statuses))
     console.print(_state_table(statuses))

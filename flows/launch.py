@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flows.progress import Bars
 from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Plan, Wish, open_workspace, plan
 from flows.status import StepStatus, step_status
+from storage.database import open_views
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import evaluated
 
@@ -109,16 +111,21 @@ def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
     table = Table(title="pass rate by teacher", title_justify="left")
     for name in ("teacher", "responses", "passed", "pass rate"):
         table.add_column(name, justify="left" if name == "teacher" else "right")
+    with closing(open_views(place)) as views:
+        counts = views.execute(
+            """
+            select teacher, count(passed), count(*) filter (passed)
+            from verdicts
+            where verifier = 'outcome'
+            group by teacher
+            """
+        ).fetchall()
+    by_teacher = {teacher: (judged, passed) for teacher, judged, passed in counts}
     for step in steps:
-        if not step.startswith("verify.") or any(place.head(step, shard) is None for shard in place.shards):
-            continue
-        judged = passed = 0
-        for shard in place.shards:
-            rows = place.read(step, shard, "verdicts", ["verifier", "passed"]).to_pylist()
-            judged += sum(row["verifier"] == "outcome" and row["passed"] is not None for row in rows)
-            passed += sum(row["verifier"] == "outcome" and row["passed"] is True for row in rows)
-        rate = f"{passed / judged:.1%}" if judged else "–"
-        table.add_row(step.removeprefix("verify."), f"{judged:,}", f"{passed:,}", rate)
+        teacher = step.removeprefix("verify.")
+        if step.startswith("verify.") and teacher in by_teacher:
+            judged, passed = by_teacher[teacher]
+            table.add_row(teacher, f"{judged:,}", f"{passed:,}", f"{passed / judged:.1%}" if judged else "–")
     return table
 
 

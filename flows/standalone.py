@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +20,11 @@ from flows.launch import EXIT_PENDING
 from flows.progress import Bars
 from flows.recipe import load_recipe
 from storage.files import write_file
-from tasks.question import BadRecord, to_question
+from tasks.question import BadRecord, lookup, to_question
 from tasks.sources import FileSource, Record, read_file
 from tasks.teachers.teacher import split_think
 from tasks.verifiers.bench import Bench, Subject
-from tasks.verifiers.outcome import Opinion, combine_opinions
+from tasks.verifiers.outcome import Opinion, combine_opinions, judge_can_matter
 from tasks.verifiers.settings import MathSettings, VerifySettings
 from tasks.verifiers.verdict import Judgement, unscored
 
@@ -68,7 +68,10 @@ def verify(
     if answer_from:
         chosen = MathSettings(**settings.math.model_dump() | {"answer_from": tuple(answer_from)})
         settings = settings.model_copy(update={"math": chosen})
-    columns = dict(pair.split("=", 1) for pair in column or () if "=" in pair)
+    for pair in column or ():
+        if "=" not in pair:
+            raise UsageError(f"--column {pair}: expected OURS=THEIRS, such as question=problem")
+    columns = dict(pair.split("=", 1) for pair in column or ())
     source = FileSource(name=file.stem.replace(" ", "_"), kind="file", path=str(file))
     records = read_file(file, source, file.parent)
     console = Console()
@@ -103,9 +106,10 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
     opinions: list[list[Opinion]] = [[] for _ in batch]
     for name in bench.order:
         asked = [
-            (number, subject) for number, subject in enumerate(subjects)
-            if isinstance(subject, Subject) and name in settings.verifiers(subject.question["category"])
-        ]  # fmt: skip
+            (number, subject)
+            for number, subject in enumerate(subjects)
+            if isinstance(subject, Subject) and _is_asked(name, subject, opinions[number], settings)
+        ]
         judged = bench.judge(name, [subject for _, subject in asked])
         for (number, _), judgement in zip(asked, judged, strict=True):
             opinions[number].append(Opinion(name, "", judgement))
@@ -114,8 +118,8 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
         if isinstance(subject, Judgement):
             outcome, by, evidence = subject, None, dict(subject.evidence)
         else:
-            policy = settings.policy.get(subject.question["category"], "first")
-            outcome = combine_opinions(opinions[number], policy)
+            kind = subject.question["category"]
+            outcome = combine_opinions(opinions[number], settings.policy_for(kind), settings.verifiers(kind))
             by = outcome.evidence.get("by")
             evidence = dict(outcome.evidence) | {one.verifier: one.judgement.evidence for one in opinions[number]}
         rows.append({
@@ -123,6 +127,12 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
             "status": outcome.status, "evidence": json.dumps(evidence, ensure_ascii=False, default=str),
         })  # fmt: skip
     return rows
+
+
+def _is_asked(name: str, subject: Subject, opinions: Sequence[Opinion], settings: VerifySettings) -> bool:
+    category = subject.question["category"]
+    route = settings.verifiers(category)
+    return name in route and (name != "judge" or judge_can_matter(opinions, settings.policy_for(category), route))
 
 
 def _subject(row: int, record: Record, columns: dict[str, str], category: str | None) -> Subject | Judgement:
@@ -134,12 +144,11 @@ def _subject(row: int, record: Record, columns: dict[str, str], category: str | 
         question = to_question({"question": "(none)"} | record.value, columns, constants, (), 10_000_000)
     except BadRecord as fault:
         return unscored("unverifiable", f"{fault.rule}: {fault.detail}", place=record.place)
-    value = {
-        ours: record.value.get(columns.get(ours, ours)) for ours in ("response", "think_content", "answer_content")
-    }
-    think, answer = value["think_content"], value["answer_content"]
-    if isinstance(value["response"], str):
-        think, answer = split_think(value["response"])
+    response, think, answer = (
+        lookup(record.value, columns.get(ours, ours)) for ours in ("response", "think_content", "answer_content")
+    )
+    if isinstance(response, str):
+        think, answer = split_think(response)
     if not isinstance(answer, str):
         return unscored(
             "unverifiable", "no response: expected text in `response` or `answer_content`", place=record.place

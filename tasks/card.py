@@ -76,17 +76,19 @@ A response passed automatic verification; its reasoning was not judged. Licences
 
 
 class CardFacts:
-    """Counts over the examples, one pass."""
+    """Counts over the examples, one pass; the examples of one question come together."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.questions: set[str] = set()
+        self.questions = 0
+        self._last: str | None = None
         self.by: dict[str, Counter[Any]] = {
             "source": Counter(), "teacher": Counter(), "category": Counter(), "difficulty": Counter()
         }  # fmt: skip
 
     def count(self, example: dict[str, Any]) -> None:
-        self.questions.add(example["question_id"])
+        self.questions += example["question_id"] != self._last
+        self._last = example["question_id"]
         self.by["source"][example["question_source"], example["license"]] += 1
         self.by["teacher"][example["teacher"], example["model_revision"]] += 1
         self.by["category"][example["category"]] += 1
@@ -106,7 +108,7 @@ def write_card(path: Path, facts: CardFacts, counts: dict[str, int]) -> None:
         template.render(
             name=facts.name, license=_license_id({license for _, license in facts.by["source"]}),
             splits=list(counts), counts=counts,
-            total=sum(counts.values()), questions=len(facts.questions), sources=ordered["source"],
+            total=sum(counts.values()), questions=facts.questions, sources=ordered["source"],
             teachers=ordered["teacher"], categories=ordered["category"], difficulties=ordered["difficulty"],
         ),
         encoding="utf-8",

@@ -23,8 +23,8 @@ from tasks.plan import model_revision, planned
 from tasks.step import Context, Step, Work
 from tasks.teachers.settings import TeacherBase
 from tasks.verifiers.bench import Bench, Subject, static_versions
-from tasks.verifiers.outcome import Opinion, combine_opinions
-from tasks.verifiers.settings import VerifySettings
+from tasks.verifiers.outcome import Opinion, combine_opinions, in_order, judge_can_matter
+from tasks.verifiers.settings import Policy, VerifierName, VerifySettings
 from tasks.verifiers.verdict import Judgement, unscored
 
 VERSION = "1"
@@ -111,7 +111,7 @@ class _Shard:
         """Judge a batch: all its open verdicts, verifier by verifier, then the outcomes."""
         opinions: dict[str, list[Opinion]] = {key: [] for key in keys}
         for name in self._bench.order:
-            subjects = [self._subject(key) for key in keys if name in self._routed(key)]
+            subjects = [self._subject(key) for key in keys if name in self._rules(key)[1]]
             verifier = self._bench.version(name) if subjects else ""
             open_: list[tuple[Subject, str]] = []
             for subject in subjects:
@@ -120,9 +120,9 @@ class _Shard:
                 if known is not None and known["status"] != "infra_error":
                     self._rows.append(known)
                     opinions[subject.response_id].append(Opinion(name, version, _judgement(known)))
-                elif name == "judge" and self._settled(subject, opinions[subject.response_id]):
-                    continue
-                else:
+                elif name != "judge" or judge_can_matter(
+                    opinions[subject.response_id], *self._rules(subject.response_id)
+                ):
                     open_.append((subject, version))
             judged = self._bench.judge(name, [subject for subject, _ in open_])
             for (subject, version), judgement in zip(open_, judged, strict=True):
@@ -131,32 +131,20 @@ class _Shard:
         for key in keys:
             self._rows.append(self._outcome(key, opinions[key]))
 
-    def _routed(self, key: str) -> tuple[str, ...]:
-        return self._settings.verifiers(self._questions[self._responses[key]["question_id"]]["category"])
+    def _rules(self, key: str) -> tuple[Policy, tuple[VerifierName, ...]]:
+        """Policy and route of a response's category."""
+        category = self._questions[self._responses[key]["question_id"]]["category"]
+        return self._settings.policy_for(category), self._settings.verifiers(category)
 
     def _subject(self, key: str) -> Subject:
         response = self._responses[key]
         return Subject(key, self._questions[response["question_id"]], response)
 
-    def _settled(self, subject: Subject, opinions: Sequence[Opinion]) -> bool:
-        """Whether the rule has decided already, so that the judge need not be paid: only wrong ones are asked about."""
-        policy = self._settings.policy.get(subject.question["category"], "first")
-        if policy == "first":
-            route = self._routed(subject.response_id)
-            before = route[: route.index("judge")]
-            opinions = [opinion for opinion in opinions if opinion.verifier in before]
-        statements = [opinion.judgement.passed for opinion in opinions if opinion.judgement.passed is not None]
-        if policy == "first":
-            return bool(statements)
-        return (policy == "rule_or_judge") in statements
-
     def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
         response = self._responses[key]
-        route = self._routed(key)
-        opinions = sorted(opinions, key=lambda opinion: route.index(opinion.verifier))
-        policy = self._settings.policy.get(self._questions[response["question_id"]]["category"], "first")
-        outcome = combine_opinions(opinions, policy)
-        version = hash_text(policy, *(f"{opinion.verifier}={opinion.version}" for opinion in opinions))
+        policy, route = self._rules(key)
+        outcome = combine_opinions(opinions, policy, route)
+        version = hash_text(policy, *(f"{one.verifier}={one.version}" for one in in_order(opinions, route)))
         if outcome.status == "infra_error":
             self._waiting += 1
         return _row(response, "outcome", version, outcome)

@@ -79,11 +79,14 @@ class VerifySettings(Settings):
                     raise ValueError(f"route.{category} names {name}, but verify.{name} is not set")
         return self
 
+    def policy_for(self, category: str) -> Policy:
+        return self.policy.get(category, "first")
+
     def verifiers(self, category: str) -> tuple[VerifierName, ...]:
         if category in self.route:
             return self.route[category]
         ruled: dict[str, VerifierName] = {"math": "math", "code": "code", "instruction": "instructions"}
         names: list[VerifierName] = [ruled[category]] if category in ruled else []
-        if category not in ruled or self.policy.get(category, "first") != "first":
+        if category not in ruled or self.policy_for(category) != "first":
             names += [name for name in ("judge", "reward") if getattr(self, name) is not None]
         return tuple(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.verifiers.outcome import Opinion, combine_opinions
+from tasks.verifiers.outcome import Opinion, combine_opinions, judge_can_matter
 from tasks.verifiers.verdict import Judgement, unscored
 
 JUDGEMENTS = {
@@ -44,7 +44,27 @@ JUDGEMENTS = {
 )
 def test_policies(policy, opinions, status, by):
     names = opinions.split()
-    found = combine_opinions([Opinion(f"v{n}", "1", JUDGEMENTS[name]) for n, name in enumerate(names)], policy)
+    given = [Opinion(f"v{n}", "1", JUDGEMENTS[name]) for n, name in enumerate(names)]
+    route = [opinion.verifier for opinion in given]
+    found = combine_opinions(given, policy, route)
+    assert combine_opinions(given[::-1], policy, route) == found  # the route decides, not the order of work
     assert found.status == status
     assert found.evidence.get("by") == (None if by is None else f"v{by}")
     assert (found.passed is None) == (status in ("unverifiable", "infra_error"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "route", "asked"),
+    [
+        ("first", "no", ("math", "judge"), False),
+        ("first", "mute", ("math", "judge"), True),
+        ("first", "down", ("math", "judge"), True),
+        ("first", "no", ("judge", "math"), True),
+        ("rule_or_judge", "yes", ("math", "judge"), False),
+        ("rule_or_judge", "no", ("math", "judge"), True),
+        ("rule_and_judge", "no", ("math", "judge"), False),
+        ("rule_and_judge", "yes", ("math", "judge"), True),
+    ],
+)
+def test_the_judge_is_paid_only_where_it_can_matter(policy, rule, route, asked):
+    assert judge_can_matter([Opinion("math", "1", JUDGEMENTS[rule])], policy, route) is asked
