@@ -10,6 +10,10 @@ import csv
 import glob
 import importlib.metadata
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ from tasks.settings import Settings
 
 Category = Literal["math", "code", "science", "instruction", "chat", "other"]
 MAX_LINE_BYTES = 64 << 20
+GENERATOR_HASH_SEED = "0"
 
 
 class SourceBase(Settings):
@@ -137,7 +142,7 @@ def fingerprint_files(
         files = sorted(path for path in (base / source.path).rglob("*") if path.is_file())
         return {file_key(path, base): hash_file(path, cache) for path in files}
     if isinstance(source, GeneratorSource):
-        return {"reasoning-gym": importlib.metadata.version("reasoning-gym")}
+        return {"reasoning-gym": f"{importlib.metadata.version('reasoning-gym')}, hash seed {GENERATOR_HASH_SEED}"}
     return {}
 
 
@@ -282,14 +287,25 @@ def _read_hub(source: HuggingFaceSource, base: Path) -> Iterator[Record]:
 
 
 def _generate(source: GeneratorSource) -> Iterator[Record]:
-    import reasoning_gym  # slow to import, needed only here
-
-    try:
-        items = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **source.config)
-    except (ValueError, TypeError, AssertionError) as fault:
-        raise UnreadableSource(f"source {source.name}: reasoning-gym generator {source.dataset}: {fault}") from fault
-    for number in range(source.size):
-        item = items[number]
-        answer = None if item["answer"] is None else str(item["answer"])
-        record = {"question": item["question"], "ground_truth": answer, "metadata": item["metadata"]}
-        yield Record(f"{source.name}:{source.dataset}:{number + 1}", record)
+    """Records of the program `tasks.generator`, with the hash seed fixed (see there)."""
+    asked = json.dumps({"dataset": source.dataset, "size": source.size, "seed": source.seed, "config": source.config})
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as faults:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "tasks.generator"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=faults, text=True, encoding="utf-8",
+            env=os.environ | {"PYTHONHASHSEED": GENERATOR_HASH_SEED},
+        )  # fmt: skip
+        assert program.stdin is not None and program.stdout is not None
+        with program:
+            try:
+                program.stdin.write(asked)
+                program.stdin.close()
+                for number, line in enumerate(program.stdout, 1):
+                    yield Record(f"{source.name}:{source.dataset}:{number}", json.loads(line))
+                code = program.wait()
+            finally:
+                program.kill()  # a source with a limit stops reading before the end
+        if code != 0:
+            faults.seek(0)
+            reason = faults.read().strip().splitlines()[-1:] or [f"exit status {code}"]
+            raise UnreadableSource(f"source {source.name}: reasoning-gym generator {source.dataset}: {reason[0]}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +75,24 @@ def test_a_generator_gives_questions_with_answers(make_house):
     rows = house.rows("ingest", "questions")
     assert len(rows) + len(house.ledger("ingest")) == 7
     assert all(row["ground_truth"].lstrip("-").isdigit() for row in rows)
+
+
+def test_a_generator_is_a_function_of_its_settings(tmp_path):
+    """ransom_note draws from sets: without a fixed hash seed each process has other questions."""
+    program = """
+from pathlib import Path
+from tasks.sources import GeneratorSource, read_source
+source = GeneratorSource(name="g", kind="reasoning_gym", dataset="ransom_note", size=12, seed=3, limit=9)
+print([record.value["question"] for record in read_source(source, Path("."))])
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert len(ast.literal_eval(said[0].decode())) == 9
 
 
 @pytest.mark.parametrize("change", [{"dataset": "no_such"}, {"config": {"no_such": 1}}, {"config": {"min_digits": -1}}])
