@@ -10,19 +10,22 @@ assert code). Not covered: a kernel exploit (set `runtime="runsc"` where that ma
 answer from memory.
 """
 
-from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, SandboxError
+from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, LanguageMissing, SandboxError
 from sandbox.extract import extract_code
+from sandbox.image.languages import LANGUAGES
 from sandbox.pool import DEFAULT_IMAGE, Sandbox
 from sandbox.selftest import SelfTest, self_test
 from sandbox.verdict import STATUSES, Limits, SolutionVerdict, Status, TestCase, TestVerdict
 
 __all__ = [
     "DEFAULT_IMAGE",
+    "LANGUAGES",
     "STATUSES",
     "BadTestCase",
     "ContainerLost",
     "EngineUnavailable",
     "ImageMissing",
+    "LanguageMissing",
     "Limits",
     "Sandbox",
     "SandboxError",

@@ -25,11 +25,13 @@ from docker.types import LogConfig, Ulimit
 
 from sandbox.errors import ContainerLost, EngineUnavailable, ImageMissing
 from sandbox.image import frames
+from sandbox.image.languages import LANGUAGES
 from sandbox.verdict import MIB
 
 LABEL = "org.stillhouse.sandbox"
 OWNER = "org.stillhouse.sandbox.owner"
 SUPERVISOR_MEMORY = 192 * MIB  # supervisor, zygote, memory files, and room to look before the kernel kills
+RUNTIME_MEMORY = max(language.runtime_mb for language in LANGUAGES.values()) * MIB
 START_S = 60.0
 
 
@@ -101,6 +103,7 @@ class Container:
     def __init__(self, image: str, memory_bytes: int, runtime: str | None = None) -> None:
         """Start one. Raises EngineUnavailable, ImageMissing, ContainerLost (it did not come up)."""
         self.solutions = 0
+        self.memory_bytes = memory_bytes
         self._stream = bytearray()
         self._socket: socket.socket | None = None
         self.id = ""
@@ -202,7 +205,7 @@ class Container:
 
 def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:
     """How a container is locked down. `uid_base` keeps uids, which nproc counts by, apart between containers."""
-    memory = memory_bytes + SUPERVISOR_MEMORY
+    memory = memory_bytes + RUNTIME_MEMORY + SUPERVISOR_MEMORY
     uid_base = (16 + secrets.randbelow(1 << 18)) << 12
     tmpfs = "rw,nosuid,nodev,mode=0700,nr_inodes=4096"
     chosen: dict[str, Any] = {
@@ -225,6 +228,7 @@ def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:
             "/work": f"{tmpfs},exec,size=64m",
             "/tmp": f"{tmpfs},exec,size=64m",
             "/dev/shm": f"{tmpfs},noexec,size=16m",
+            "/build": "rw,nosuid,nodev,exec,mode=0750,nr_inodes=4096,size=128m",
         },
         "sysctls": {
             "kernel.shmmni": "0",

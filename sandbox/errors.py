@@ -13,6 +13,10 @@ class ImageMissing(SandboxError):
     """The sandbox image is not on this engine; build it with deploy/sandbox_image.sh."""
 
 
+class LanguageMissing(SandboxError):
+    """The sandbox image does not speak the language; build the full one with `deploy/sandbox_image.sh full`."""
+
+
 class BadTestCase(SandboxError):
     """A test case cannot be run as it stands (wrong kind, no JSON, assert code that does not parse)."""
 

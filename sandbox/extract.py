@@ -20,16 +20,8 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "python": ("python", "py", "python3", "python2", "py3", "pypy", "pypy3"),
-    "c": ("c", "c99", "c11", "c17"),
-    "cpp": ("cpp", "c++", "cc", "cxx", "c++17", "c++20", "cpp17", "cpp20"),
-    "javascript": ("javascript", "js", "node", "nodejs"),
-    "java": ("java",),
-    "go": ("go", "golang"),
-    "rust": ("rust", "rs"),
-    "bash": ("bash", "sh", "shell"),
-}
+from sandbox.image.languages import LANGUAGES
+
 _OPEN = re.compile(r"^([ \t>]*)(`{3,}|~{3,})[ \t]*([^\r\n`]*?)[ \t]*\r?$")
 _DOING = (
     ast.FunctionDef,
@@ -77,11 +69,11 @@ def blocks(answer: str) -> list[Block]:
 
 def extract_code(answer: str, language: str = "python") -> str | None:
     """The program in `answer`, by the rules above, or None. Raises ValueError for an unknown language."""
-    if language not in NAMES:
-        raise ValueError(f"language must be one of {', '.join(NAMES)}, got {language!r}")
+    if language not in LANGUAGES:
+        raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {language!r}")
     answer = answer.rpartition("</think>")[2]
     found = [block for block in blocks(answer) if block.code.strip()]
-    for tags in (NAMES[language], ("",)):
+    for tags in (LANGUAGES[language].tags, ("",)):
         for block in reversed(found):
             if block.tag in tags:
                 return block.code

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from sandbox.container import Container, engine, sweep
-from sandbox.errors import BadTestCase, ContainerLost, SandboxError
-from sandbox.runner import Session, check_test, infra_verdict
+from sandbox.errors import BadTestCase, ContainerLost, LanguageMissing, SandboxError
+from sandbox.image.languages import LANGUAGES
+from sandbox.runner import Session, Solution, check_checker, check_test, infra_verdict
 from sandbox.verdict import MIB, Limits, SolutionVerdict, TestCase, TestVerdict
 
 DEFAULT_IMAGE = "stillhouse-sandbox:core"
@@ -102,7 +103,7 @@ class Sandbox:
         # By id: a rebuild of the tag in the middle of a run must not mix two versions.
         self._solutions = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
         self._referees = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
-        self._version: str | None = None
+        self._languages: dict[str, str] | None = None
         atexit.register(self.close)
 
     def __enter__(self) -> Sandbox:
@@ -119,15 +120,18 @@ class Sandbox:
         self._solutions.close()
         self._referees.close()
 
+    def languages(self) -> dict[str, str]:
+        """The languages that the image speaks, with their versions. Starts a container the first time."""
+        if self._languages is None:
+            container = self._solutions.take()
+            self._languages = dict(sorted(container.hello["languages"].items()))
+            self._solutions.give_back(container, sound=True)
+        return self._languages
+
     def version(self) -> str:
         """What a verdict depends on: image digest and language versions. Starts a container the first time."""
-        if self._version is None:
-            container = self._solutions.take()
-            languages = container.hello["languages"]
-            self._solutions.give_back(container, sound=True)
-            spoken = ",".join(f"{name}={languages[name]}" for name in sorted(languages))
-            self._version = f"{self.image_id.removeprefix('sha256:')[:16]};{spoken}"
-        return self._version
+        spoken = ",".join(f"{name}={version}" for name, version in self.languages().items())
+        return f"{self.image_id.removeprefix('sha256:')[:16]};{spoken}"
 
     def judge(
         self,
@@ -138,29 +142,43 @@ class Sandbox:
         entry_point: str | None = None,
         limits: Limits | None = None,
         exact: bool = False,
+        checker: str | None = None,
     ) -> SolutionVerdict:
         """Judge `code` on the first `limits.max_tests` of `tests`. Safe to call from many threads.
 
-        Raises BadTestCase (the tests, not the program, are at fault), EngineUnavailable, ImageMissing.
+        `exact` compares stdout by character. `checker` judges instead of a comparison, for stdin and call tests:
+        trusted Python that defines `check(input, expected, output)`, which returns True, False, or a reason why
+        not. It runs in a container that no solution enters. A checker that fails on an output refuses it.
+
+        Raises BadTestCase (the tests, not the program, are at fault), LanguageMissing, EngineUnavailable,
+        ImageMissing; ValueError for a language that no image speaks.
         """
         limits = limits or self.limits
-        if language != "python":
-            raise ValueError(f"language must be one of python, got {language!r}")
+        if language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}; got {language!r}")
+        solution = Solution(code or "", language, entry_point, checker, exact)
         if not tests:
             raise BadTestCase("a solution is judged by at least one test, got none")
         for test in tests[: limits.max_tests]:
-            check_test(test, entry_point)
+            check_test(test, solution)
+        if checker:
+            check_checker(checker)
+        if language not in self.languages():
+            raise LanguageMissing(
+                f"image {self.image} speaks {', '.join(self.languages())}, not {language}; "
+                f"build the full one (deploy/sandbox_image.sh full) and name it: stillhouse-sandbox:full"
+            )
         if limits.memory_bytes > self.max_memory_bytes:
             raise ValueError(
                 f"memory_bytes {limits.memory_bytes} is over this sandbox's max_memory_bytes "
                 f"{self.max_memory_bytes}; raise that where the Sandbox is made"
             )
-        if code is None or not code.strip():
+        if not solution.code.strip():
             return SolutionVerdict("no_code", skipped=len(tests))
         reason = ""
         for attempt in range(1, RETRIES + 2):
             try:
-                return self._judge_once(code, tests, entry_point, limits, exact, attempt)
+                return self._judge_once(solution, tests, limits, attempt)
             except ContainerLost as lost:
                 if self._solutions.closed:
                     raise SandboxError("the sandbox was closed while judging") from None
@@ -170,13 +188,7 @@ class Sandbox:
         )
 
     def _judge_once(
-        self,
-        code: str,
-        tests: Sequence[TestCase],
-        entry_point: str | None,
-        limits: Limits,
-        exact: bool,
-        attempt: int,
+        self, solution: Solution, tests: Sequence[TestCase], limits: Limits, attempt: int
     ) -> SolutionVerdict:
         # Lists, because between giving one back and taking the next there is none to give back.
         boxes = [self._solutions.take()]
@@ -198,14 +210,14 @@ class Sandbox:
                     slots.give_back(box, sound and box not in dirty)
 
         try:
-            session = Session(boxes[0], code, limits, borrow_referee)
+            session = Session(boxes[0], solution, limits, borrow_referee)
             for test in tests[: limits.max_tests]:
-                if session.dirty:
+                if session.dirty and not session.unbuilt:
                     give_back()
                     boxes.append(self._solutions.take())
-                    session = Session(boxes[0], code, limits, borrow_referee)
+                    session = Session(boxes[0], solution, limits, borrow_referee)
                 sound = False
-                done.append(session.judge(test, entry_point, exact))
+                done.append(session.judge(test))
                 sound = True
                 if done[-1].status != "accepted" and limits.stop_at_first_failure:
                     break

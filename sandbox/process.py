@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sandbox.container import Container
@@ -50,8 +50,11 @@ class End:
             stderr=self.stderr[:HEAD].decode("utf-8", "replace"),
         )
 
-    def fault(self, limits: Limits) -> TestVerdict | None:
-        """What was wrong with the run as such, whatever it answered: a limit, a compile error, a bad exit."""
+    def fault(self, limits: Limits, out_of_memory: str = "") -> TestVerdict | None:
+        """What was wrong with the run as such, whatever it answered: a limit, a compile error, a bad exit.
+
+        `out_of_memory` is what the language's runtime says on stderr when it is refused memory.
+        """
         report = self.report
         if report["limit"]:
             what = "wall-clock time" if report["limit"] == "wall" else report["limit"]
@@ -60,6 +63,9 @@ class End:
             return self.verdict("compile_error", str(self.said.get("text"))[-300:].strip())
         if self.said.get("op") == "memory_error":
             return self.verdict("memory_limit", "MemoryError")
+        bad = report["signal"] or report["exit_code"]
+        if bad and out_of_memory and out_of_memory.encode() in self.stderr:
+            return self.verdict("memory_limit", out_of_memory)
         if report["signal"] == _SIGXCPU or (report["signal"] and report["cpu_s"] > limits.time_s):
             return self.verdict("time_limit", "over the time limit")
         if report["signal"]:
@@ -70,15 +76,29 @@ class End:
         return None
 
 
+@dataclass(frozen=True)
+class Command:
+    """What another language's program is run by, and where; a compiler may write there (`seal`)."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    folder: str = "/work"
+    seal: bool = False
+
+
 @dataclass
 class Process:
-    """A program being run. After `start`, `talk` and `stop` either `end` is set or `said` is its message."""
+    """A program being run. After `start`, `talk` and `stop` either `end` is set or `said` is its message.
+
+    `code` and `job` are for the warm Python interpreter, by `mode`; a `command` needs neither.
+    """
 
     container: Container
     mode: str
     code: bytes
     limits: Limits
     job: dict[str, Any] = field(default_factory=dict)
+    command: Command | None = None
     said: dict[str, Any] = field(default_factory=dict)
     end: End | None = None
 
@@ -116,6 +136,8 @@ class Process:
         }
         deadline = time.monotonic() + self.limits.wall + GRACE_S
         question = {**header, "mode": self.mode, "job": self.job, "limits": limits}
+        if self.command:
+            question |= {"command": asdict(self.command), "seal": self.command.seal}
         answer, received = self.container.ask(deadline, question, *blobs)
         if answer["op"] == "message":
             self.said = read_message(received[0])

@@ -1,46 +1,99 @@
 """Judging one test in a container: what is sent in, what the outcome means.
 
-Each test is a fresh process in emptied folders, so no test sees what an earlier one left. Order of blame when
-several things went wrong: a limit, a compile error, how the process ended, what it answered.
+Python programs are run by the container's warm interpreter, others by the commands of their language, after a
+compilation that all tests of the solution share. Each test is a fresh process in emptied folders, so no test
+sees what an earlier one left. Order of blame when several things went wrong: a limit, a compile error, how the
+process ended, what it answered.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sandbox import asserts, judge
-from sandbox.container import Container
+from sandbox.container import RUNTIME_MEMORY, Container
 from sandbox.errors import BadTestCase
+from sandbox.image.frames import TooLarge
+from sandbox.image.languages import BUILD, LANGUAGES, commands
 from sandbox.image.values import NotPlain, encode
-from sandbox.process import GRACE_S, End, Process
-from sandbox.verdict import Limits, Status, TestCase, TestVerdict
+from sandbox.process import GRACE_S, Command, End, Process
+from sandbox.verdict import MIB, Limits, Status, TestCase, TestVerdict
 
 MAX_TURNS = 100_000  # calls that one assert test may make
+COMPILER_PROCESSES = 200  # threads included
 TALK = ("value", "raise", "too_large", "call", "get", "set", "iterate")  # the rest ends the conversation
 Compare = Callable[[Any], str | None]
 
 
+@dataclass(frozen=True)
+class Solution:
+    """A program and how its answers are compared."""
+
+    code: str
+    language: str = "python"
+    entry_point: str | None = None
+    checker: str | None = None
+    exact: bool = False
+
+    @property
+    def content(self) -> bytes:
+        """The source as it is sent."""
+        return self.code.encode("utf-8", "surrogatepass")
+
+
 class Session:
-    """One solution in one container. `borrow_referee` hands out the container for assert code."""
+    """One solution in one container. `borrow_referee` hands out the container for assert code and checkers."""
 
     def __init__(
-        self, container: Container, code: str, limits: Limits, borrow_referee: Callable[[], Container]
+        self, container: Container, solution: Solution, limits: Limits, borrow_referee: Callable[[], Container]
     ) -> None:
+        """Opens the container for the solution and compiles it. Raises ContainerLost."""
         self.container = container
-        self.code = code.encode("utf-8", "surrogatepass")
+        self.solution = solution
         self.limits = limits
         self.borrow_referee = borrow_referee
         self.dirty: set[Container] = set()  # must not be used again
+        self.unbuilt: TestVerdict | None = None
+        """The compile_error, if it is one."""
+        self._language = LANGUAGES[solution.language]
         open_for_solution(container)
+        if solution.language != "python":
+            self._build()
 
-    def judge(self, test: TestCase, entry_point: str | None, exact: bool = False) -> TestVerdict:
+    def _build(self) -> None:
+        self._commands = commands(self._language, self.solution.code, self.limits.memory_bytes)
+        deadline = time.monotonic() + GRACE_S
+        self.container.ask(deadline, {"op": "place", "name": self._commands.source}, self.solution.content)
+        if not self._commands.compile:
+            return
+        limits = dataclasses.replace(
+            self.limits,
+            time_s=self.limits.compile_time_s,
+            wall_s=None,
+            memory_bytes=self.container.memory_bytes + RUNTIME_MEMORY,
+            processes=COMPILER_PROCESSES,
+        )
+        command = Command(self._commands.compile, self._commands.environment, BUILD, seal=True)
+        end = self._note(self.container, Process(self.container, "exec", b"", limits, command=command).run(b""))
+        if fault := end.fault(limits):
+            said = (end.stderr or end.stdout).decode("utf-8", "replace").splitlines()
+            line = next((line for line in said if "error" in line.lower()), "")
+            detail = fault.detail if fault.exit_code is None or not line else line.replace(f"{BUILD}/", "")[:300]
+            self.unbuilt = dataclasses.replace(fault, status="compile_error", detail=f"compiler: {detail}")
+
+    def judge(self, test: TestCase) -> TestVerdict:
         """The verdict on one test that `check_test` let through. Raises ContainerLost and BadTestCase."""
+        if self.unbuilt:
+            return self.unbuilt
         if test.kind == "stdin":
-            return self._stdin(test, exact)
+            return self._stdin(test)
+        entry_point = self.solution.entry_point
         if test.kind == "call":
             args, kwargs, expected = read_call(test)
             return self._call(entry_point or "", args, kwargs, lambda got: judge.compare_result(expected, got))
@@ -50,16 +103,45 @@ class Session:
             return self._call(plan.name, plan.args, plan.kwargs, lambda got: judge.compare_python(want, got))
         return self._assert(plan)
 
-    def _stdin(self, test: TestCase, exact: bool) -> TestVerdict:
-        process = Process(self.container, "script", self.code, self.limits)
-        end = self._note(self.container, process.run(test.input.encode("utf-8", "surrogatepass")))
-        if fault := end.fault(self.limits):
+    def _stdin(self, test: TestCase) -> TestVerdict:
+        end = self._note(self.container, self._program().run(test.input.encode("utf-8", "surrogatepass")))
+        if fault := end.fault(self.limits, self._language.out_of_memory):
             return fault
-        compare = judge.compare_exact if exact else judge.compare_output
-        return _as_verdict(end, compare(test.output, end.stdout.decode("utf-8", "replace")))
+        output = end.stdout.decode("utf-8", "replace")
+        if self.solution.checker:
+            return self._checked(end, self.solution.checker, test.input, test.output, output)
+        compare = judge.compare_exact if self.solution.exact else judge.compare_output
+        return _as_verdict(end, compare(test.output, output))
+
+    def _program(self) -> Process:
+        if self.solution.language == "python":
+            return Process(self.container, "script", self.solution.content, self.limits)
+        memory = self.limits.memory_bytes + self._language.runtime_mb * MIB
+        limits = dataclasses.replace(self.limits, memory_bytes=memory)
+        command = Command(self._commands.run, self._commands.environment)
+        return Process(self.container, "exec", b"", limits, command=command)
+
+    def _checked(self, end: End, checker: str, given: Any, expected: Any, output: Any) -> TestVerdict:
+        """What the checker says, in a container that no solution enters. Its own failure is the output's."""
+        box = self.borrow_referee()
+        open_for_solution(box)
+        process = Process(box, "serve", checker.encode(), self.limits)
+        values = {"input": given, "expected": expected, "output": output}
+        kwargs = {name: encode(value) for name, value in values.items()}
+        try:
+            process.start({"op": "call", "name": "check", "args": [], "kwargs": kwargs}, final=True)
+        except TooLarge:
+            return end.verdict("output_limit", "the output is too large for the checker")
+        check_end = self._note(box, process.ended())
+        if fault := check_end.fault(self.limits) or no_value(check_end):
+            return end.verdict("wrong_answer", f"checker: {fault.detail}")
+        said = check_end.said.get("v")
+        if said is True:
+            return end.verdict("accepted")
+        return end.verdict("wrong_answer", said[:300] if isinstance(said, str) else f"the checker says {said!r:.80}")
 
     def _call(self, name: str, args: Any, kwargs: dict[str, Any], compare: Compare) -> TestVerdict:
-        process = Process(self.container, "serve", self.code, self.limits)
+        process = Process(self.container, "serve", self.solution.content, self.limits)
         process.start(
             {
                 "op": "call",
@@ -83,7 +165,7 @@ class Session:
         open_for_solution(box)
         job = {"names": plan.names, "modules": plan.modules}
         referee = Process(box, "referee", plan.code.encode(), self.limits, job)
-        solution = Process(self.container, "serve", self.code, self.limits)
+        solution = Process(self.container, "serve", self.solution.content, self.limits)
         referee.start()
         calls = 0
         while referee.end is None and referee.said.get("op") not in ("done", "failed") and calls < MAX_TURNS:
@@ -168,8 +250,11 @@ def read_call(test: TestCase) -> tuple[list[Any], dict[str, Any], Any]:
     raise BadTestCase(f'input of a call test must be [...] or {{"args": [...], "kwargs": {{}}}}: {test.input[:80]}')
 
 
-def check_test(test: TestCase, entry_point: str | None) -> None:
+def check_test(test: TestCase, solution: Solution) -> None:
     """Raise BadTestCase for a test that cannot be run, before a container is taken for it."""
+    entry_point = solution.entry_point
+    if test.kind in ("call", "assert") and solution.language != "python":
+        raise BadTestCase(f"{test.kind} tests are for Python; a {solution.language} program is judged by stdin tests")
     if test.kind == "call":
         if not entry_point:
             raise BadTestCase("a call test needs an entry_point, e.g. 'solve' or 'Solution.solve'")
@@ -178,6 +263,16 @@ def check_test(test: TestCase, entry_point: str | None) -> None:
         asserts.plan(test.code, entry_point)
     elif test.kind != "stdin":
         raise BadTestCase(f"kind must be stdin, call or assert, got {test.kind!r}")
+
+
+def check_checker(checker: str) -> None:
+    """Raise BadTestCase for a checker that cannot be one."""
+    try:
+        tree = ast.parse(checker)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise BadTestCase(f"the checker does not parse: {error}") from None
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
+        raise BadTestCase("the checker defines no function check(input, expected, output)")
 
 
 def infra_verdict(detail: str) -> TestVerdict:

@@ -32,7 +32,8 @@ class Limits:
 
     `time_s` is CPU time of all processes together; `wall_s` (default 2 * time_s + 3) catches sleepers.
     `memory_bytes` bounds resident memory plus files in the work folder. `output_bytes` bounds stdout and
-    stderr each. `max_tests` takes the first N tests (None: all; 10 as in the AM-DeepSeek-Distilled paper).
+    stderr each. `compile_time_s` is CPU time for a compiler. `max_tests` takes the first N tests (None: all;
+    10 as in the AM-DeepSeek-Distilled paper).
     """
 
     time_s: float = 6.0
@@ -40,12 +41,14 @@ class Limits:
     memory_bytes: int = 512 * MIB
     output_bytes: int = 16 * MIB
     processes: int = 64
+    compile_time_s: float = 30.0
     max_tests: int | None = 10
     stop_at_first_failure: bool = True
 
     def __post_init__(self) -> None:
-        if self.time_s <= 0 or (self.wall_s is not None and self.wall_s <= 0):
-            raise ValueError(f"time_s and wall_s must be positive, got {self.time_s} and {self.wall_s}")
+        if self.time_s <= 0 or (self.wall_s is not None and self.wall_s <= 0) or self.compile_time_s <= 0:
+            times = f"{self.time_s}, {self.wall_s} and {self.compile_time_s}"
+            raise ValueError(f"time_s, wall_s and compile_time_s must be positive, got {times}")
         if not self.memory_bytes >= 32 * MIB:
             raise ValueError(f"memory_bytes must be at least 32 MiB, got {self.memory_bytes}")
         if not 1 <= self.output_bytes <= 32 * MIB:

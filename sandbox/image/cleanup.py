@@ -1,6 +1,6 @@
 """Taking everything away that a solution left: processes, files. Nothing here trusts the solution."""
 
-# ruff: noqa: PTH101, PTH208  (plain os calls: this runs with every test)
+# ruff: noqa: PTH101, PTH123, PTH208  (plain os calls: this runs with every test)
 from __future__ import annotations
 
 import os
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 FOLDERS = ("/work", "/tmp", "/dev/shm")
+BUILD = "/build"
 _EMPTY = 'cd "$FOLDER" && chmod -R u+rwX . ; cd "$FOLDER" && find . -mindepth 1 -delete'
+_OPEN_UP = 'cd "$FOLDER" && chmod -R u+rwX,g+rX .'
 
 
 @contextmanager
@@ -50,9 +52,48 @@ def reap(zygote: int) -> float:
 
 
 def hand_over(uid: int) -> None:
-    """Give the (empty) writable folders to the next solution."""
+    """Give the (empty) writable folders to the next solution, and take away what was built for the last one.
+
+    Raises RuntimeError when that can't be done: the container ends.
+    """
+    if os.listdir(BUILD):
+        shell(_EMPTY, BUILD, 0)
+        if os.listdir(BUILD):
+            raise RuntimeError(f"{BUILD} could not be emptied")
+    os.chown(BUILD, 0, uid)
     for folder in FOLDERS:
         os.chown(folder, uid, uid)
+
+
+def place(name: str, content: bytes, uid: int) -> None:
+    """Write a solution's source into /build, for `uid` to read."""
+    with open(f"{BUILD}/{name}", "xb") as file:
+        file.write(content)
+    os.chmod(file.name, 0o640)
+    os.chown(file.name, 0, uid)
+
+
+def unseal(uid: int) -> None:
+    """Let a compiler that runs as `uid` write into /build."""
+    os.chown(BUILD, uid, uid)
+
+
+def seal(uid: int) -> bool:
+    """Make what lies in /build root's, for `uid` to read and run. No process of `uid` may be alive."""
+    try:
+        if any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(BUILD)):
+            shell(_OPEN_UP, BUILD, uid)
+        for _, folders, files, folder in os.fwalk(BUILD, onerror=_raise, follow_symlinks=False):
+            for name in (*folders, *files):
+                os.chown(name, 0, uid, dir_fd=folder, follow_symlinks=False)
+        os.chown(BUILD, 0, uid)
+    except (OSError, subprocess.SubprocessError, RecursionError):
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def wipe(uid: int) -> bool:
@@ -63,19 +104,24 @@ def wipe(uid: int) -> bool:
                 os.chmod(folder, 0o700)
                 left = os.listdir(folder)
             if left:
-                subprocess.run(
-                    ["sh", "-c", _EMPTY],
-                    env={"PATH": "/usr/bin:/bin", "FOLDER": folder},
-                    user=uid,
-                    group=uid,
-                    extra_groups=[],
-                    timeout=10,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                )
+                shell(_EMPTY, folder, uid)
         with acting_as(uid):
             return not any(os.listdir(folder) for folder in FOLDERS)
     except (OSError, subprocess.SubprocessError):
         return False
+
+
+def shell(script: str, folder: str, uid: int) -> None:
+    """Run one of our own scripts on a folder, as `uid`. Raises TimeoutExpired after 10 s."""
+    subprocess.run(
+        ["sh", "-c", script],
+        env={"PATH": "/usr/bin:/bin", "FOLDER": folder},
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        timeout=10,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )

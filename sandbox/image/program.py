@@ -52,9 +52,11 @@ class Program:
             "RLIMIT_NOFILE": 256,
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
-            "RLIMIT_DATA": limits["memory"] + (640 << 20),  # refuses one huge request; the look below is finer
         }
-        request = {"mode": header["mode"], "uid": uid, "rlimits": rlimits}
+        command = header.get("command")
+        if not command:  # the warm interpreter: refuse one huge request at once; the look below is finer
+            rlimits["RLIMIT_DATA"] = limits["memory"] + (640 << 20)
+        request = {"mode": header["mode"], "uid": uid, "rlimits": rlimits, "command": command}
         fds = [job, self.stdin, self.out, self.err, theirs.fileno()]
         socket.send_fds(zygote.socket, [json.dumps(request).encode()], fds)
         theirs.close()

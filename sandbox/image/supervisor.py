@@ -1,10 +1,12 @@
 """PID 1 of a sandbox container: runs one program at a time and says how it ended.
 
 Covered. Each solution gets a uid that no other solution of this container had, the three writable folders
-(/work, /tmp, /dev/shm: small tmpfs mounts, owned by that uid while it runs and by root otherwise), and
-each of its tests a fresh process forked from a zygote that has seen no program. When a run ends, one
-kill(-1) under that uid takes every process it left, fork bombs included; the folders are emptied before the
-next test. System V IPC and message queues are switched off by sysctl, so nothing else can be left behind.
+(/work, /tmp, /dev/shm: small tmpfs mounts, owned by that uid while it runs and by root otherwise), and each of
+its tests a fresh process forked from a zygote that has seen no program. When a run ends, one kill(-1) under
+that uid takes every process it left, fork bombs included; the folders are emptied before the next test. A
+compiler is run like a program, as that uid, in /build; what it made becomes root's before the first test, so no
+test can change it, and is deleted before the next solution. System V IPC and message queues are switched off by
+sysctl, so nothing else can be left behind.
 
 Privileges. The container keeps CAP_SETUID and CAP_SETGID (become the solution's user, and act as it to
 kill and wipe) and CAP_CHOWN (hand the folders over). CAP_KILL and CAP_DAC_OVERRIDE are not needed: the kill
@@ -18,16 +20,19 @@ discards the container. Comparing outputs is not done here: no expected output e
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 from sandbox.image import frames
 from sandbox.image.cgroup import Cgroup
-from sandbox.image.cleanup import hand_over, wipe
+from sandbox.image.cleanup import hand_over, place, seal, unseal, wipe
 from sandbox.image.program import HEAD, Program, read_file
 from sandbox.image.zygote_link import HostGone, Zygote
+
+LANGUAGES = "/opt/stillhouse/languages.json"  # noted when the image was built
 
 
 class Supervisor:
@@ -40,7 +45,8 @@ class Supervisor:
         self.program: Program | None = None
 
     def hello(self) -> dict[str, Any]:
-        return {"op": "hello", "languages": {"python": platform.python_version()}, "cgroup": self.cgroup.version}
+        languages = json.loads(Path(LANGUAGES).read_text())
+        return {"op": "hello", "languages": languages, "cgroup": self.cgroup.version}
 
     def answer(self, header: dict[str, Any], blobs: list[bytes]) -> bytes:
         op = header["op"]
@@ -48,7 +54,12 @@ class Supervisor:
             self.uid += 1
             hand_over(self.uid)
             return frames.pack({"op": "ok", "id": header["id"]})
+        if op == "place":  # a source that is run as it stands, or compiled by the next start
+            place(header["name"], blobs[0], self.uid)
+            return frames.pack({"op": "ok", "id": header["id"]})
         if op == "start":
+            if header.get("seal"):
+                unseal(self.uid)
             self.program = Program(self.zygote, self.cgroup, self.uid, header, blobs)
         elif op == "talk" and self.program:
             self.program.message = None
@@ -66,6 +77,8 @@ class Supervisor:
         message = program.message or b""
         program.close()
         self.program = None
+        if header.get("seal"):
+            report["dirty"] |= not seal(self.uid)
         report["dirty"] |= not wipe(self.uid)
         return frames.pack({"op": "end", "id": header["id"], **report}, out, err, message)
 

@@ -1,4 +1,4 @@
-"""A warm interpreter that forks one clean child per program run.
+"""A warm interpreter that forks one clean child per program run. Other languages' programs are executed from there.
 
 It never sees a program, an input or an output: those travel in memory files whose descriptors it only passes
 on, so a child inherits nothing of an earlier solution. It asks for a request, forks, waits, reports how the
@@ -45,6 +45,7 @@ from sandbox.image import child, seccomp
 
 CONTROL_FD = 3
 RESULT_FD = 5  # where a child finds its message channel
+SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)  # which Python handles its own way; exec would keep that
 
 
 def drop_privileges(request: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ def drop_privileges(request: dict[str, Any]) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    os.umask(0o077)
+    os.umask(0o027)
     os.chdir("/work")
 
 
@@ -71,6 +72,13 @@ def become_program(request: dict[str, Any], fds: list[int]) -> None:
             raise RuntimeError(f"descriptor {fd} is in the way")
         os.dup2(fd, target)
     drop_privileges(request)
+    command = request["command"]
+    if command:  # a compiler, or another language's program
+        os.closerange(3, 256)
+        for name in SIGNALS:
+            signal.signal(name, signal.SIG_DFL)
+        os.chdir(command["folder"])
+        os.execvpe(command["argv"][0], command["argv"], dict(os.environ) | command["environment"])
     os.closerange(3, RESULT_FD)
     os.closerange(RESULT_FD + 1, 256)
     child.run(request["mode"], content, RESULT_FD)
