@@ -17,6 +17,7 @@ demo: setup
 	$(BIN)/stillhouse demo
 
 test: setup
+	@deploy/sandbox_image.sh full
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -12,7 +12,7 @@ answer from memory.
 
 from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, LanguageMissing, SandboxError
 from sandbox.extract import extract_code
-from sandbox.image.languages import LANGUAGES
+from sandbox.image.languages import LANGUAGES, language_named
 from sandbox.pool import DEFAULT_IMAGE, Sandbox
 from sandbox.selftest import SelfTest, self_test
 from sandbox.verdict import STATUSES, Limits, SolutionVerdict, Status, TestCase, TestVerdict
@@ -35,5 +35,6 @@ __all__ = [
     "TestCase",
     "TestVerdict",
     "extract_code",
+    "language_named",
     "self_test",
 ]

@@ -4,7 +4,8 @@
 Python's own ==; the expected value never enters a container. Any other assert code runs as a *referee* in a
 container of its own, which no solution ever enters; its free names are proxies whose calls go out to the
 solution's container and come back as plain data. So early exit, patched builtins, always-equal objects and
-forged output cannot pass in either: the assertion runs where the solution is not.
+forged output cannot pass in either: the assertion runs where the solution is not. Functions named test*, which
+pytest would call, are called; assert code of which no assert could ever run is refused, or all would pass.
 
 Can't be excluded: a solution that recognises the arguments and answers from memory. Not supported, and
 judged as unequal: asserts that compare objects of the solution's own classes (their `__eq__` is untrusted).
@@ -49,8 +50,8 @@ def plan(code: str, entry_point: str | None = None) -> LiteralCall | Referee:
     try:
         tree = ast.parse(code)
         names = _free_names(code)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise BadTestCase(f"assert code does not parse: {error}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadTestCase(f"assert code does not parse: {error or type(error).__name__}") from None
     if not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
         raise BadTestCase("assert code holds no assert")
     literal = _literal_call(tree)
@@ -62,6 +63,12 @@ def plan(code: str, entry_point: str | None = None) -> LiteralCall | Referee:
             raise BadTestCase("assert code defines check(candidate) and needs an entry_point")
         code = f"{code}\ncheck({entry_point})\n"
         names.add(entry_point.split(".")[0])
+        tree = ast.parse(code)
+    for name in _tests(tree):
+        code = f"{code}\n{name}()\n"
+        tree = ast.parse(code)
+    if not _may_assert(tree):
+        raise BadTestCase("no assert of the assert code is ever run: nothing calls the function or class it is in")
     modules = {name for name in names if name in sys.stdlib_module_names and _only_attribute(tree, name)}
     ours = {name for name in names - modules if not hasattr(builtins, name) or name == entry_point}
     # A test that asks for builtins alone means a solution's function of that name (MBPP/126 defines `sum`).
@@ -111,6 +118,32 @@ def _calls_at_top(tree: ast.Module, name: str) -> bool:
     others = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     calls = [node for statement in others for node in ast.walk(statement) if isinstance(node, ast.Call)]
     return any(isinstance(call.func, ast.Name) and call.func.id == name for call in calls)
+
+
+def _tests(tree: ast.Module) -> list[str]:
+    """Functions that pytest would call: test*, without arguments (of fixtures nothing is known here)."""
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test")
+        and not (node.args.args or node.args.posonlyargs or node.args.kwonlyargs)
+        and not _calls_at_top(tree, node.name)
+    ]
+
+
+def _may_assert(tree: ast.Module) -> bool:
+    """Whether an assert can be reached from the top level, through functions and classes that are named there."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {node.name: node for node in tree.body if isinstance(node, kinds)}
+    pending: list[ast.stmt] = [node for node in tree.body if not isinstance(node, kinds)]
+    while pending:
+        for node in ast.walk(pending.pop()):
+            if isinstance(node, ast.Assert | ast.Raise):
+                return True
+            if isinstance(node, ast.Name) and node.id in defined:
+                pending.append(defined.pop(node.id))
+    return False
 
 
 def _only_attribute(tree: ast.Module, name: str) -> bool:

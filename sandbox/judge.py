@@ -1,7 +1,8 @@
 """Comparing what a program gave with what was expected, on the host. Pure functions.
 
 They see untrusted output as text or as plain decoded values, never as objects of the solution's own classes.
-Each returns None when equal, else a short reason.
+Each returns None when equal, else a short reason. What they cost is bounded by the expected output: a flood of
+short lines is not split into a million strings, and no pattern can be made to try one text in many ways.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from sandbox.image.values import NotPlain, decode, refuse_colliding
 
 TOLERANCE = 1e-6  # absolute or relative, for what the expected output writes as a decimal
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?\Z", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 _BLANK = " \t\r\f\v"
+_TOKEN = re.compile(f"[^{_BLANK}]+")  # other white space of Unicode is part of a token
+_LONGEST_NUMBER = 400
 
 
 def compare_output(expected: str, got: str) -> str | None:
@@ -27,18 +31,21 @@ def compare_output(expected: str, got: str) -> str | None:
     `expected` writes as a decimal has a tolerance; every other token, whole numbers included, must be the
     same text. So a NUL, an extra token or an extra line is a difference, and NaN equals nothing.
     """
-    want, have = _lines(expected), _lines(got)
+    want = _lines(expected)
+    have = _lines(got, len(want))
     for number, (line, other) in enumerate(zip(want, have, strict=False), start=1):
         if line == other and "nan" not in line.lower():
             continue
-        tokens, others = line.split(), other.split() if other.isascii() or "\x00" not in other else [other]
+        tokens = _TOKEN.findall(line)
+        others = [match[0] for match in islice(_TOKEN.finditer(other), len(tokens) + 1)]
         if len(tokens) != len(others):
-            return f"line {number}: expected {len(tokens)} tokens, got {len(others)}"
+            count = "more" if len(others) > len(tokens) else len(others)
+            return f"line {number}: expected {len(tokens)} tokens, got {count}"
         for token, found in zip(tokens, others, strict=True):
             if not _same_token(token, found):
                 return f"line {number}: expected {_short(token)}, got {_short(found)}"
     if len(want) != len(have):
-        return f"expected {len(want)} lines, got {len(have)}"
+        return f"expected {len(want)} lines, got {'more' if len(have) > len(want) else len(have)}"
     return None
 
 
@@ -51,11 +58,10 @@ def compare_exact(expected: str, got: str) -> str | None:
     return f"differs at character {where}: expected {len(expected)} characters, got {len(got)}"
 
 
-def _lines(text: str) -> list[str]:
-    lines = [line.rstrip(_BLANK) for line in text.replace("\r\n", "\n").split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+def _lines(text: str, most: int = -1) -> list[str]:
+    """The lines without blanks at their ends; what is beyond `most` lines stays together as one more."""
+    text = text.replace("\r\n", "\n").rstrip(_BLANK + "\n")
+    return [line.rstrip(_BLANK) for line in text.split("\n", most)] if text else []
 
 
 def _same_token(expected: str, got: str) -> bool:
@@ -63,7 +69,9 @@ def _same_token(expected: str, got: str) -> bool:
         return False
     if expected == got:
         return True
-    if not (_DECIMAL.match(expected) and _NUMBER.match(got)) or len(expected) > 400 or len(got) > 400:
+    if len(expected) > _LONGEST_NUMBER or len(got) > _LONGEST_NUMBER:
+        return False
+    if not (_DECIMAL.match(expected) and _NUMBER.match(got)):
         return False
     return _close(float(expected), float(got)) or _close_decimal(expected, got)
 
@@ -73,14 +81,13 @@ def _close_decimal(expected: str, got: str) -> bool:
     try:
         want, have = Decimal(expected), Decimal(got)
         return math.isinf(float(want)) and abs(want - have) <= abs(want) * Decimal(TOLERANCE)
-    except (InvalidOperation, OverflowError):
+    except ArithmeticError:  # of decimal's own: Overflow, InvalidOperation
         return False
 
 
 def _close(expected: float, got: float) -> bool:
-    if not (math.isfinite(expected) and math.isfinite(got)):
-        return expected == got and math.isinf(expected) and False
-    return abs(expected - got) <= max(TOLERANCE, TOLERANCE * abs(expected))
+    finite = math.isfinite(expected) and math.isfinite(got)
+    return finite and abs(expected - got) <= max(TOLERANCE, TOLERANCE * abs(expected))
 
 
 def read_expected(text: str) -> Any:
@@ -113,9 +120,10 @@ def read_result(form: Any) -> Any:
 def compare_result(expected: Any, got: Any, path: str = "result") -> str | None:
     """Compare a `call` result with expected JSON.
 
-    Tuples equal lists. A float on either side has the tolerance; whole numbers and booleans are exact and a
-    boolean is no number. Keys of a dict may be JSON's text for a number (JSON has no others). A set equals a
-    set; where a set is expected, order and container (list, tuple) of the result count, content alone does not.
+    Tuples equal lists. An expected float has the tolerance; where a whole number is expected, a whole number must
+    be the same and a float within 1e-6, however large it is. A boolean is no number. Keys of a dict may be JSON's
+    text for a number (JSON has no others). A set equals a set; where a set is expected, order and container (list,
+    tuple) of the result count, content alone does not.
     """
     if isinstance(expected, bool) or isinstance(got, bool) or expected is None or got is None:
         return None if expected is got else _differ(path, expected, got)
@@ -123,7 +131,9 @@ def compare_result(expected: Any, got: Any, path: str = "result") -> str | None:
         return None if expected == got else _differ(path, expected, got)
     if isinstance(expected, int | float) and isinstance(got, int | float):
         try:
-            return None if _close(float(expected), float(got)) else _differ(path, expected, got)
+            whole = isinstance(expected, int)
+            same = abs(expected - got) <= TOLERANCE if whole else _close(float(expected), float(got))
+            return None if same else _differ(path, expected, got)
         except OverflowError:
             return _differ(path, expected, got)
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
@@ -160,7 +170,7 @@ def _compare_dicts(expected: dict[Any, Any], got: dict[Any, Any], path: str) -> 
 def _key_text(key: Any) -> str:
     if isinstance(key, str):
         return key
-    return json.dumps(key) if isinstance(key, bool | int | float) or key is None else repr(key)
+    return json.dumps(key) if isinstance(key, bool | float) or key is None else _repr(key)
 
 
 def compare_python(expected: Any, got: Any) -> str | None:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sandbox.container import Container
+from sandbox.errors import ContainerLost
 from sandbox.image import frames
+from sandbox.image.program import PATIENCE
 from sandbox.verdict import Limits, Status, TestVerdict
 
 GRACE_S = 15.0  # beyond the supervisor's own deadlines: kill, wipe, and a busy machine
@@ -134,7 +136,7 @@ class Process:
             "output": self.limits.output_bytes,
             "processes": self.limits.processes,
         }
-        deadline = time.monotonic() + self.limits.wall + GRACE_S
+        deadline = time.monotonic() + PATIENCE * self.limits.wall + GRACE_S
         question = {**header, "mode": self.mode, "job": self.job, "limits": limits}
         if self.command:
             question |= {"command": asdict(self.command), "seal": self.command.seal}
@@ -142,6 +144,8 @@ class Process:
         if answer["op"] == "message":
             self.said = read_message(received[0])
             return
+        if answer["limit"] == "starved":
+            raise ContainerLost(f"the machine is too busy: no processor was free for {answer['wall_s']:.0f} s")
         stdout, stderr, message = received
         self.end = End(answer, stdout, stderr, read_message(message))
         self.said = self.end.said

@@ -28,7 +28,7 @@ from sandbox.verdict import MIB, Limits, Status, TestCase, TestVerdict
 MAX_TURNS = 100_000  # calls that one assert test may make
 COMPILER_PROCESSES = 200  # threads included
 TALK = ("value", "raise", "too_large", "call", "get", "set", "iterate")  # the rest ends the conversation
-Compare = Callable[[Any], str | None]
+Verdict = Callable[[End, Any], TestVerdict]
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,23 @@ class Session:
         entry_point = self.solution.entry_point
         if test.kind == "call":
             args, kwargs, expected = read_call(test)
-            return self._call(entry_point or "", args, kwargs, lambda got: judge.compare_result(expected, got))
+            checker, given = self.solution.checker, {"args": args, "kwargs": kwargs} if kwargs else args
+
+            def verdict(end: End, got: Any) -> TestVerdict:
+                if checker:
+                    return self._checked(end, checker, given, expected, got)
+                return _as_verdict(end, judge.compare_result(expected, got))
+
+            return self._call(entry_point or "", args, kwargs, verdict)
         plan = asserts.plan(test.code, entry_point)
         if isinstance(plan, asserts.LiteralCall):
             want = plan.expected
-            return self._call(plan.name, plan.args, plan.kwargs, lambda got: judge.compare_python(want, got))
+            return self._call(
+                plan.name,
+                plan.args,
+                plan.kwargs,
+                lambda end, got: _as_verdict(end, judge.compare_python(want, got)),
+            )
         return self._assert(plan)
 
     def _stdin(self, test: TestCase) -> TestVerdict:
@@ -140,7 +152,7 @@ class Session:
             return end.verdict("accepted")
         return end.verdict("wrong_answer", said[:300] if isinstance(said, str) else f"the checker says {said!r:.80}")
 
-    def _call(self, name: str, args: Any, kwargs: dict[str, Any], compare: Compare) -> TestVerdict:
+    def _call(self, name: str, args: Any, kwargs: dict[str, Any], verdict: Verdict) -> TestVerdict:
         process = Process(self.container, "serve", self.solution.content, self.limits)
         process.start(
             {
@@ -155,7 +167,7 @@ class Session:
         if fault := end.fault(self.limits) or no_value(end):
             return fault
         try:
-            return _as_verdict(end, compare(judge.read_result(end.said.get("v"))))
+            return verdict(end, judge.read_result(end.said.get("v")))
         except NotPlain as reason:
             return _as_verdict(end, f"result: {reason}")
 

@@ -4,9 +4,13 @@ Under a runtime that shows no cgroup (gVisor) the counters stay 0: then rlimits,
 rusage of ended processes decide alone.
 """
 
+# ruff: noqa: PTH123, PTH207  (plain os calls: this runs with every test)
 from __future__ import annotations
 
+import glob
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -39,6 +43,33 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         return _field(os.pread(self._oom, 4096, 0), b"oom_kill") if self.version else 0
+
+
+@dataclass(frozen=True)
+class Threads:
+    """What the threads of a program have done: seconds run by all; seconds that the one which waited longest was
+    ready to run and had no processor; whether one is running or ready now (then its present wait is not yet in
+    `waited`); whether all have ended."""
+
+    ran: float
+    waited: float
+    ready: bool
+    ended: bool
+
+
+def threads(ours: set[int]) -> Threads:
+    """All threads but those of `ours`; zeros where the kernel doesn't tell (gVisor)."""
+    ran, waited, states = 0, 0, set()
+    for path in glob.glob("/proc/[0-9]*/task/[0-9]*"):
+        if int(path.split("/")[2]) in ours:
+            continue
+        with suppress(OSError, ValueError):  # it has ended
+            with open(f"{path}/schedstat") as file:
+                times = file.read().split()
+            with open(f"{path}/stat") as file:
+                states.add(file.read().rpartition(")")[2].split()[0])
+            ran, waited = ran + int(times[0]), max(waited, int(times[1]))
+    return Threads(ran / 1e9, waited / 1e9, "R" in states, states <= {"Z", "X"})
 
 
 def _field(text: bytes, name: bytes) -> int:

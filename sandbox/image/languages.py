@@ -140,6 +140,12 @@ LANGUAGES: dict[str, Language] = {
 }  # fmt: skip
 
 
+def language_named(name: str) -> str | None:
+    """The language that goes by this name or tag (C++, golang, py, …), or None."""
+    name = name.strip().lower()
+    return next((key for key, language in LANGUAGES.items() if name in language.tags), None)
+
+
 @dataclass(frozen=True)
 class Commands:
     """What is asked of a container for one program."""

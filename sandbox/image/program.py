@@ -16,11 +16,12 @@ import time
 from typing import Any
 
 from sandbox.image import frames
-from sandbox.image.cgroup import Cgroup
+from sandbox.image.cgroup import Cgroup, Threads, threads
 from sandbox.image.cleanup import kill_all, only_we_are_left, reap
 from sandbox.image.zygote_link import HostGone, Zygote
 
 HEAD = 8192  # bytes of stdout/stderr that are evidence
+PATIENCE = 5  # times the wall-clock limit, for a program that no processor was free for
 TICK = (0.002, 0.02)  # seconds between looks at a running program: first, longest
 
 
@@ -43,6 +44,7 @@ class Program:
         self.limit: str | None = None
         self.wall_s = 0.0
         self.peak = 0
+        self.threads: Threads | None = None
         self.memory0, self.cpu0, self.oom0 = cgroup.memory(), self.cpu_now(), cgroup.oom_kills()
         limits = self.limits
         rlimits = {
@@ -126,7 +128,15 @@ class Program:
         elif self.cpu_now() - self.cpu0 > limits["time_s"]:
             self.limit = "time"
         elif wall > limits["wall_s"]:
-            self.limit = "wall"
+            # On a busy machine a program may have waited for a processor all the while: that is not its own doing.
+            # (It can't feign it: who is ready to run and gets a processor runs into the limit of CPU time.)
+            before, now = self.threads, threads({1, self.zygote.pid})
+            self.threads = now
+            waiting_now = now.ended or (now.ready and (before is None or now.ran == before.ran))
+            if wall - now.waited > limits["wall_s"] and not waiting_now:
+                self.limit = "wall"
+            elif wall > PATIENCE * limits["wall_s"]:
+                self.limit = "starved"
 
     def note_exit(self) -> None:
         raw = self.zygote.socket.recv(1 << 16)

@@ -7,14 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sandbox import BadTestCase, Limits, Sandbox, SolutionVerdict, TestCase, extract_code
+from sandbox import (
+    LANGUAGES,
+    BadTestCase,
+    LanguageMissing,
+    Limits,
+    Sandbox,
+    SolutionVerdict,
+    TestCase,
+    extract_code,
+    language_named,
+)
 from tasks.verifiers.settings import CodeSettings
 from tasks.verifiers.verdict import Judgement, settings_hash, unscored
 
 if TYPE_CHECKING:
     from tasks.verifiers.bench import Subject
 
-LANGUAGES = ("python",)
 SHOWN_CHARS = 300
 
 
@@ -27,7 +36,7 @@ class CodeVerifier:
         self._settings = settings
         self._workers = workers
         named: dict[str, Any] = {"image": settings.image} if settings.image else {}
-        self._sandbox = Sandbox(containers=workers, **named)
+        self._sandbox = Sandbox(containers=workers, max_memory_bytes=settings.max_memory_mb * 2**20, **named)
         self.threshold = settings.threshold
 
     def __enter__(self) -> Self:
@@ -47,27 +56,37 @@ class CodeVerifier:
 
     def _judge(self, subject: Subject) -> Judgement:
         question = subject.question
-        language = (question["language"] or "python").lower()
+        language = language_named(question["language"] or "python")
         if not question["test_cases"]:
             return unscored("unverifiable", "the question has no test_cases")
-        if language not in LANGUAGES:
-            return unscored("unverifiable", f"language {language}; the sandbox runs {', '.join(LANGUAGES)}")
+        if language is None:
+            return unscored("unverifiable", f"language {question['language']}: expected {', '.join(LANGUAGES)}")
+        if question["checker"] and not self._settings.checkers:
+            return unscored("unverifiable", "the question has a checker; set verify.code.checkers: true to run it")
         code = extract_code(subject.response["answer_content"] or "", language)
         if code is None:
             return Judgement(0.0, False, "no_code", None, {"detail": "no code block in the answer"}, 0.0)
         cases: list[dict[str, Any]] = question["test_cases"]
         tests = [TestCase(**_filled(case)) for case in cases]
-        limits = Limits(
-            time_s=question["time_limit_s"] or self._settings.time_limit_s,
-            memory_bytes=int((question["memory_limit_mb"] or self._settings.memory_limit_mb) * 2**20),
-            max_tests=self._settings.max_tests,
-            stop_at_first_failure=self._settings.stop_at_first_failure,
-        )
+        memory_mb = question["memory_limit_mb"] or self._settings.memory_limit_mb
+        if memory_mb > self._settings.max_memory_mb:
+            return unscored("unverifiable", f"memory_limit_mb {memory_mb:g} is over verify.code.max_memory_mb")
+        try:
+            limits = Limits(
+                time_s=question["time_limit_s"] or self._settings.time_limit_s,
+                memory_bytes=int(memory_mb * 2**20),
+                max_tests=self._settings.max_tests,
+                stop_at_first_failure=self._settings.stop_at_first_failure,
+            )
+        except ValueError as fault:
+            return unscored("unverifiable", f"the question's limits can't be used: {fault}")
         try:
             verdict = self._sandbox.judge(code, tests, language=language, entry_point=question["entry_point"],
-                                          limits=limits)  # fmt: skip
+                                          limits=limits, checker=question["checker"])  # fmt: skip
         except BadTestCase as fault:
             return unscored("unverifiable", f"the question's tests can't be used: {fault}")
+        except LanguageMissing as fault:
+            return unscored("unverifiable", f"{fault} (verify.code.image)")
         return self._judgement(verdict)
 
     def _judgement(self, verdict: SolutionVerdict) -> Judgement:

@@ -24,13 +24,19 @@ class MathSettings(Settings):
 
 class CodeSettings(Settings):
     image: str | None = None
-    """Sandbox image; null is the one that deploy/setup.sh makes."""
+    """Sandbox image; null is stillhouse-sandbox:core (Python, C, C++, Bash). stillhouse-sandbox:full speaks JavaScript,
+    Java, Go and Rust besides; `deploy/sandbox_image.sh full` makes it."""
+    checkers: bool = False
+    """Run the checkers that questions bring. They are trusted code: they run in a container of their own, but what they
+    say is the verdict."""
     max_tests: int | None = Field(default=10, ge=1)
     """Judge by the first so many tests (DeepDistill: 10); null: all."""
     stop_at_first_failure: bool = False
     time_limit_s: float = Field(default=6.0, gt=0)
     """CPU seconds per test, where the question sets none."""
     memory_limit_mb: int = Field(default=512, ge=32)
+    max_memory_mb: int = Field(default=2048, ge=256)
+    """What a question may ask for at most; a container is sized by it."""
     threshold: float = Field(default=0.99, ge=0, le=1)
 
 
