@@ -34,8 +34,8 @@ docker_up || die "the Docker engine does not answer; start it (dockerd, or syste
 
 content=$( (cd "$folder" && LC_ALL=C find . -maxdepth 1 -type f \( -name '*.py' -o -name Dockerfile \) -print0 \
     | LC_ALL=C sort -z | xargs -0 sha256sum; echo "$pulled ${packages[*]}") | sha256sum | cut -c1-16)
-have=$(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$image" 2>/dev/null || true)
-if [ "$have" = "$content" ]; then
+content_of() { docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$1" 2>/dev/null || true; }
+if [ "$(content_of "$image")" = "$content" ]; then
     say "$image is up to date ($content)"
     exit 0
 fi
@@ -47,7 +47,7 @@ build() { DOCKER_BUILDKIT=0 docker build --quiet "$@"; }
 from_pulled() {
     timeout 300 docker pull --quiet "$pulled" >/dev/null 2>&1 || docker image inspect "$pulled" >/dev/null 2>&1 || return 1
     say "making $base on $pulled"
-    build --tag "$base" - <<EOF
+    build --label "$label=${packages[*]}" --tag "$base" - <<EOF
 FROM $pulled
 RUN mkdir -p /usr/share/man/man1 && apt-get update -qq \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ${packages[*]} \\
@@ -75,10 +75,10 @@ from_packages() {
         --essential-hook='mkdir -p "$1"/usr/share/man/man1' \
         --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*' \
         "$suite" "$root"
-    docker import "$root" "$base" >/dev/null
+    docker import --change "LABEL $label=\"${packages[*]}\"" "$root" "$base" >/dev/null
 }
 
-docker image inspect "$base" >/dev/null 2>&1 || from_pulled || from_packages
+[ "$(content_of "$base")" = "${packages[*]}" ] || from_pulled || from_packages
 
 if ! log=$(build --network none --build-arg "BASE=$base" --label "$label=$content" --tag "$image" "$folder" 2>&1); then
     echo "$log" >&2

@@ -49,11 +49,13 @@ def _engine_and_sandbox() -> Finding:
             version = sandbox.version()
     except SandboxError as fault:
         return Finding("sandbox", "broken", str(fault), "run deploy/setup.sh: it starts the engine and makes the image")
-    wrong = [f"{one.expected}: {one.got}" for one in results if not one.passed]
+    wrong = [f"{one.language} {one.expected}: {one.got} ({one.detail})" for one in results if not one.passed]
     if wrong:
-        return Finding("sandbox", "broken", f"self-test failed: {', '.join(wrong)}", "make the image again: "
-                       "docker rmi stillhouse-sandbox:core, then deploy/setup.sh")  # fmt: skip
-    return Finding("sandbox", "ok", f"{version}; self-test: {len(results)} of {len(results)} verdicts right")
+        return Finding("sandbox", "broken", f"self-test of {sandbox.image} failed: {', '.join(wrong)}", "make the "
+                       "image again: docker rmi it, then deploy/sandbox_image.sh core (or full)")  # fmt: skip
+    told = f"{sandbox.image} {version}; self-test: {len(results)} of {len(results)} verdicts right"
+    swept = f"; {sandbox.swept} containers of dead runs removed" if sandbox.swept else ""
+    return Finding("sandbox", "ok", told + swept)
 
 
 def _packaged_model() -> Finding:

@@ -23,21 +23,12 @@ from sandbox import (
     extract_code,
 )
 from sandbox.image.languages import java_names, javascript_names
+from sandbox.selftest import RIGHT as ADD
 from sandbox.verdict import MIB
 
 SUM = [TestCase("stdin", f"{n} {n + 1}\n", str(2 * n + 1)) for n in range(3)]
 LIMITS = Limits(time_s=1.0, wall_s=10.0, memory_bytes=128 * MIB, output_bytes=2 * MIB)
 
-ADD = {
-    "python": "a, b = map(int, input().split())\nprint(a + b)",
-    "c": '#include <stdio.h>\nint main(void) { int a, b; if (scanf("%d %d", &a, &b) != 2) return 1; printf("%d\\n", a + b); }',
-    "cpp": "#include <bits/stdc++.h>\nusing namespace std;\nint main() { int a, b; cin >> a >> b; cout << a + b << endl; }",
-    "javascript": "const [a, b] = require('fs').readFileSync(0, 'utf8').split(/\\s+/).map(Number);\nconsole.log(a + b);",
-    "java": "import java.util.*;\npublic class Solution { public static void main(String[] args) { Scanner in = new Scanner(System.in); System.out.println(in.nextInt() + in.nextInt()); } }",
-    "go": 'package main\nimport "fmt"\nfunc main() { var a, b int; fmt.Scan(&a, &b); fmt.Println(a + b) }',
-    "rust": 'use std::io::Read;\nfn main() { let mut s = String::new(); std::io::stdin().read_to_string(&mut s).unwrap(); let v: Vec<i64> = s.split_whitespace().map(|x| x.parse().unwrap()).collect(); println!("{}", v[0] + v[1]); }',
-    "bash": "read a b\necho $((a + b))",
-}
 LOOP = {
     "python": "while True: pass",
     "c": "int main(void) { for (volatile int i = 0;; i++); }",
