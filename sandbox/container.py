@@ -23,7 +23,7 @@ import docker
 import requests
 from docker.types import LogConfig, Ulimit
 
-from sandbox.errors import ContainerLost, EngineUnavailable, ImageMissing
+from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing
 from sandbox.image import frames
 from sandbox.image.languages import LANGUAGES
 from sandbox.verdict import MIB
@@ -129,7 +129,10 @@ class Container:
     def ask(self, deadline: float, header: dict[str, Any], *blobs: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """Send a frame and return its answer; anything odd is ContainerLost."""
         number = secrets.token_hex(4)
-        data = memoryview(frames.pack({**header, "id": number}, *blobs))
+        try:
+            data = memoryview(frames.pack({**header, "id": number}, *blobs))
+        except frames.FrameError as error:
+            raise BadTestCase(f"the test is too large: {error}") from None
         sock = self._open()
         try:
             while data:

@@ -25,6 +25,7 @@ from sandbox.verdict import MIB, Limits, SolutionVerdict, TestCase, TestVerdict
 
 DEFAULT_IMAGE = "stillhouse-sandbox:core"
 SOLUTIONS_PER_CONTAINER = 1000
+MAX_PROGRAM = 16 * MIB
 RETRIES = 2  # after an infra_error, each on another container
 
 
@@ -172,6 +173,10 @@ class Sandbox:
             raise ValueError(
                 f"memory_bytes {limits.memory_bytes} is over this sandbox's max_memory_bytes "
                 f"{self.max_memory_bytes}; raise that where the Sandbox is made"
+            )
+        if len(solution.content) > MAX_PROGRAM:
+            return SolutionVerdict(
+                "compile_error", detail=f"a program over {MAX_PROGRAM // MIB} MiB", skipped=len(tests)
             )
         if not solution.code.strip():
             return SolutionVerdict("no_code", skipped=len(tests))

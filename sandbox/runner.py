@@ -26,6 +26,7 @@ from sandbox.process import GRACE_S, Command, End, Process
 from sandbox.verdict import MIB, Limits, Status, TestCase, TestVerdict
 
 MAX_TURNS = 100_000  # calls that one assert test may make
+MAX_INPUT = 12 << 20  # characters: 48 MiB at most, as UTF-8
 COMPILER_PROCESSES = 200  # threads included
 TALK = ("value", "raise", "too_large", "call", "get", "set", "iterate")  # the rest ends the conversation
 Verdict = Callable[[End, Any], TestVerdict]
@@ -139,8 +140,8 @@ class Session:
         open_for_solution(box)
         process = Process(box, "serve", checker.encode(), self.limits)
         values = {"input": given, "expected": expected, "output": output}
-        kwargs = {name: encode(value) for name, value in values.items()}
         try:
+            kwargs = {name: encode(value) for name, value in values.items()}
             process.start({"op": "call", "name": "check", "args": [], "kwargs": kwargs}, final=True)
         except TooLarge:
             return end.verdict("output_limit", "the output is too large for the checker")
@@ -154,15 +155,12 @@ class Session:
 
     def _call(self, name: str, args: Any, kwargs: dict[str, Any], verdict: Verdict) -> TestVerdict:
         process = Process(self.container, "serve", self.solution.content, self.limits)
-        process.start(
-            {
-                "op": "call",
-                "name": name,
-                "args": [encode(arg) for arg in args],
-                "kwargs": {key: encode(value) for key, value in kwargs.items()},
-            },
-            final=True,
-        )
+        try:
+            forms = {key: encode(value) for key, value in kwargs.items()}
+            question = {"op": "call", "name": name, "args": [encode(arg) for arg in args], "kwargs": forms}
+            process.start(question, final=True)
+        except TooLarge as error:
+            raise BadTestCase(f"the arguments of a call: {error}") from None
         end = self._note(self.container, process.ended())
         if fault := end.fault(self.limits) or no_value(end):
             return fault
@@ -179,13 +177,17 @@ class Session:
         referee = Process(box, "referee", plan.code.encode(), self.limits, job)
         solution = Process(self.container, "serve", self.solution.content, self.limits)
         referee.start()
-        calls = 0
+        calls, unspeakable = 0, False
         while referee.end is None and referee.said.get("op") not in ("done", "failed") and calls < MAX_TURNS:
             _turn(solution, referee.said, calls)
             calls += 1
             if solution.end is not None or solution.said.get("op") not in TALK:
                 break
-            referee.talk(solution.said)
+            try:
+                referee.talk(solution.said)
+            except (TooLarge, RecursionError):
+                unspeakable = True
+                break
         if calls == 0:  # the test asks nothing of the solution, which must load all the same
             _turn(solution, {"op": "get", "name": "__name__", "attribute": ""}, calls)
         died = solution.end is not None or solution.said.get("op") not in TALK
@@ -193,6 +195,8 @@ class Session:
         test_end = self._note(box, referee.stop())
         if fault := end.fault(self.limits) or (end.verdict("runtime_error", _EARLY) if died else None):
             return fault
+        if unspeakable:
+            return end.verdict("output_limit", "the value is too large to be sent")
         status, detail = _referee_says(referee.said, test_end, self.limits)
         return end.verdict(status, detail)
 
@@ -238,6 +242,8 @@ def _referee_says(said: dict[str, Any], end: End, limits: Limits) -> tuple[Statu
     text = str(said.get("text", ""))
     if said.get("op") == "done":
         return "accepted", ""
+    if said.get("op") == "failed" and said.get("kind") == "too_large":
+        raise BadTestCase(f"assert code calls the solution with too much: {text}")
     if said.get("op") == "failed":
         return ("runtime_error", text) if said.get("kind") == "solution" else ("wrong_answer", text)
     fault = end.fault(limits)
@@ -267,6 +273,8 @@ def check_test(test: TestCase, solution: Solution) -> None:
     entry_point = solution.entry_point
     if test.kind in ("call", "assert") and solution.language != "python":
         raise BadTestCase(f"{test.kind} tests are for Python; a {solution.language} program is judged by stdin tests")
+    if len(test.input) > MAX_INPUT:
+        raise BadTestCase(f"a test's input holds at most {MAX_INPUT:,} characters, got {len(test.input):,}")
     if test.kind == "call":
         if not entry_point:
             raise BadTestCase("a call test needs an entry_point, e.g. 'solve' or 'Solution.solve'")

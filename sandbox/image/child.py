@@ -141,6 +141,8 @@ def referee(code: bytes, names: list[str], modules: list[str], channel: Channel)
         execute(module)
     except AssertionError as error:
         end = {"op": "failed", "kind": "assertion", "text": describe(error)}
+    except TooLarge as fault:
+        end = {"op": "failed", "kind": "too_large", "text": str(fault)}
     except RemoteFault as fault:
         end = {"op": "failed", "kind": "solution", "text": str(fault)}
     except Exception as error:  # noqa: BLE001

@@ -55,6 +55,7 @@ def java_names(code: str) -> tuple[str, str]:
     """A public class must lie in a file of its name; the class to run is the one that holds main."""
     # Each part always matches, closed or not: a scan that fails would begin anew at every sign of 10 MB.
     plain = re.sub(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*+"?', " ", code, flags=re.DOTALL)
+    plain = plain.encode("ascii", "replace").decode()  # \w is ASCII then: the name becomes a file's name
     public = re.search(
         r"\bpublic\s+(?:(?:final|abstract|strictfp|sealed)\s+)*(?:class|record|enum|interface)\s+(\w+)", plain
     )

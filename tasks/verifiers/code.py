@@ -36,7 +36,9 @@ class CodeVerifier:
         self._settings = settings
         self._workers = workers
         named: dict[str, Any] = {"image": settings.image} if settings.image else {}
-        self._sandbox = Sandbox(containers=workers, max_memory_bytes=settings.max_memory_mb * 2**20, **named)
+        self._sandbox = Sandbox(
+            containers=workers, max_memory_bytes=settings.max_memory_mb * 2**20, runtime=settings.runtime, **named
+        )
         self.threshold = settings.threshold
 
     def __enter__(self) -> Self:

@@ -26,6 +26,8 @@ class CodeSettings(Settings):
     image: str | None = None
     """Sandbox image; null is stillhouse-sandbox:core (Python, C, C++, Bash). stillhouse-sandbox:full speaks JavaScript,
     Java, Go and Rust besides; `deploy/sandbox_image.sh full` makes it."""
+    runtime: str | None = None
+    """Container runtime, such as runsc (gVisor); null is the engine's own."""
     checkers: bool = False
     """Run the checkers that questions bring. They are trusted code: they run in a container of their own, but what they
     say is the verdict."""

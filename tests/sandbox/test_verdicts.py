@@ -8,15 +8,16 @@ import time
 
 import pytest
 
-from sandbox import BadTestCase, Limits, Sandbox, TestCase, self_test
+from sandbox import STATUSES, BadTestCase, Limits, Sandbox, TestCase, self_test
 from sandbox.verdict import MIB
 
 SUM = TestCase("stdin", input="2\n3\n", output="5\n")
 
 
-def test_one_program_per_verdict(sandbox: Sandbox) -> None:
+def test_one_program_per_verdict_and_language(sandbox: Sandbox) -> None:
     results = self_test(sandbox)
-    assert len(results) == 8
+    assert {result.expected for result in results} == set(STATUSES) - {"infra_error"}
+    assert {result.language for result in results} == set(sandbox.languages())
     assert [result for result in results if not result.passed] == []
 
 
@@ -167,3 +168,33 @@ def test_memory_limit_per_call(sandbox: Sandbox) -> None:
     code = "x = bytearray(b'x') * (100 << 20)\nprint(5)"
     assert sandbox.judge(code, [SUM], limits=Limits(memory_bytes=64 * MIB)).status == "memory_limit"
     assert sandbox.judge(code, [SUM], limits=Limits(memory_bytes=256 * MIB)).status == "accepted"
+
+
+def test_what_is_too_large_is_said_so(sandbox: Sandbox) -> None:
+    large = TestCase("call", f"[[{'1,' * 3_000_000}1]]", "1")
+    with pytest.raises(BadTestCase, match="the arguments of a call: "):
+        sandbox.judge("def f(x): return 1", [large], entry_point="f")
+    with pytest.raises(BadTestCase, match="calls the solution with too much"):
+        sandbox.judge("def f(x): return 1", [TestCase("assert", code="x = [1] * 3_000_000\nassert f(x) == 1")])
+    with pytest.raises(BadTestCase, match="input holds at most"):
+        sandbox.judge("print(1)", [TestCase("stdin", "x" * 20_000_000, "1")])
+    verdict = sandbox.judge("#" * (17 << 20), [SUM])
+    assert verdict.status == "compile_error" and "16 MiB" in verdict.detail
+
+
+def test_a_value_that_grows_when_it_is_sent_on_is_over_the_limit(sandbox: Sandbox) -> None:
+    code = """
+import sys
+frame = sys._getframe()
+while frame.f_code.co_name != 'serve': frame = frame.f_back
+channel = frame.f_locals['channel']
+import os, struct
+def f(x):
+    raw = b'{"op": "value", "v": "' + b'\\xc3\\xa9' * 1_900_000 + b'"}'
+    raw = struct.pack('>I', len(raw)) + raw
+    while raw: raw = raw[os.write(channel.fd, raw):]
+    while True: pass
+"""
+    test = TestCase("assert", code="for x in [1, 2]:\n    assert f(x) == 1")
+    assert sandbox.judge(code, [test]).status == "output_limit"
+    assert sandbox.judge("def f(x): return 1", [test]).status == "accepted"
