@@ -18,7 +18,7 @@ from rich.console import Console
 from flows.errors import UsageError
 from flows.launch import EXIT_PENDING
 from flows.progress import Bars
-from flows.recipe import load_recipe
+from flows.recipe import check_recipe, load_recipe
 from storage.files import write_file
 from tasks.question import BadRecord, lookup, to_question
 from tasks.sources import FileSource, Record, read_file
@@ -52,6 +52,14 @@ def verify(
         list[str] | None,
         typer.Option(help="Where a math answer is read: boxed, marker:TEXT, last_expression; in order."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a setting, such as --set verify.code.image=stillhouse-sandbox:full.",
+        ),
+    ] = None,
     category: Annotated[str | None, typer.Option(help="Category of rows that don't say.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Column names, such as question=problem.")
@@ -60,11 +68,16 @@ def verify(
     """Judge the responses in a file: math by rule, code in the sandbox, instructions by their constraints.
 
     A row holds question (or messages), category, response (or answer_content) and the means of verification:
-    ground_truth; test_cases, language, entry_point; instruction_constraints.
+    ground_truth; test_cases, language, entry_point, checker; instruction_constraints.
     """
     if out.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
-    settings = load_recipe(recipe).recipe.verify if recipe else VerifySettings()
+    overrides = tuple(set_ or ())
+    if recipe:
+        settings = load_recipe(recipe, overrides).recipe.verify
+    else:
+        alone = {"name": "verify", "sources": [{"name": "file", "kind": "file", "path": str(file)}]}
+        settings = check_recipe(alone, file.parent, overrides).recipe.verify
     if answer_from:
         chosen = MathSettings(**settings.math.model_dump() | {"answer_from": tuple(answer_from)})
         settings = settings.model_copy(update={"math": chosen})

@@ -142,3 +142,17 @@ def test_verify_judges_a_file_in_input_order(stillhouse, tmp_path: Path) -> None
     assert [row["passed"] for row in found] == [True, False, None, None, True, True, None]
     assert "broken_json" in found[3]["evidence"]
     assert "3 of 4 judged passed" in text
+
+
+def test_verify_takes_settings_and_other_languages(stillhouse, tmp_path: Path) -> None:
+    program = "```c++\n#include <iostream>\nint main() { int n; std::cin >> n; std::cout << 3 << ' ' << n / 3; }\n```"
+    row = {"question": "factor", "category": "code", "language": "C++", "response": program,
+           "test_cases": [{"kind": "stdin", "input": "12", "output": ""}],
+           "checker": "def check(input, expected, output):\n    a, b = map(int, output.split())\n"
+                      "    return a * b == int(input)"}  # fmt: skip
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.parquet"
+    source.write_text(json.dumps(row) + "\n")
+    stillhouse("verify", source, "--out", out)
+    assert pq.read_table(out)["status"].to_pylist() == ["unverifiable"]  # a checker is run where that was said
+    stillhouse("verify", source, "--out", out, "--set", "verify.code.checkers=true")
+    assert pq.read_table(out)["status"].to_pylist() == ["accepted"]
