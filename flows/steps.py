@@ -12,7 +12,7 @@ from tasks.curate import curate_steps
 from tasks.evaluate import evaluate_step
 from tasks.export import export_step
 from tasks.generate import generate_step
-from tasks.grade import grade_step
+from tasks.grade import grade_steps
 from tasks.ingest import ingest_step
 from tasks.report import report_step
 from tasks.select import select_step
@@ -47,7 +47,7 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     number = workers(loaded)
     steps += [generate_step(teacher, loaded.base) for teacher in asked]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
-    steps.append(grade_step(recipe.grade, [teacher.name for teacher in asked]))
+    steps += grade_steps(recipe.grade, [teacher.name for teacher in asked])
     steps.append(select_step(recipe.select, [teacher.name for teacher in asked]))
     steps.append(export_step(recipe.export, recipe.name, [teacher.name for teacher in asked]))
     if recipe.student:

@@ -119,10 +119,12 @@ VERDICTS = pa.schema([
     column("timing", TEXT, "JSON: seconds, CPU, memory", volatile=True, required=True),
 ])  # fmt: skip
 
+PASS_AT = ("pass_at_2", "pass_at_4", "pass_at_8", "pass_at_16")
 TEACHER_GRADE = pa.struct([
     ("teacher", TEXT), ("n", INT), ("passes", INT), ("pass_rate", FLOAT), ("mean_score", FLOAT), ("cv", FLOAT),
-    ("n_extra", INT), ("passes_extra", INT),
+    ("n_extra", INT), ("passes_extra", INT), *((name, FLOAT) for name in PASS_AT),
 ])  # fmt: skip
+VOTE = pa.struct([("answer", TEXT), ("teacher", TEXT), ("votes", INT), ("weight", FLOAT)])
 
 GRADES = pa.schema([
     column("question_id", TEXT, "the question", required=True),
@@ -132,14 +134,20 @@ GRADES = pa.schema([
            required=True),
     column("n", INT, "judged round-0 responses of all teachers", required=True),
     column("passes", INT, "passed ones", required=True),
-    column("pass_rate", FLOAT, "passes / n; null if n = 0"),
+    column("pass_rate", FLOAT, "passes / n, which is pass@1; null if n = 0"),
+    *(column(name, FLOAT, f"unbiased pass@{name[8:]} over all teachers; null if n is less") for name in PASS_AT),
     column("mean_score", FLOAT, "mean verify_score; null if n = 0"),
     column("cv", FLOAT, "standard deviation of the scores / their mean; null if the mean is 0 or n < 2"),
     column("best_score", FLOAT, "highest verify_score; null if n = 0"),
     column("difficulty", TEXT, "easy | medium | hard | unsolved | ungraded", required=True),
-    column("majority_answer", TEXT, "the commonest canonical answer"),
+    column("basis", TEXT, "what says which responses pass: verifiers | vote | none", required=True),
+    column("majority_answer", TEXT, "the canonical answer with the most weight of votes"),
     column("agreement", FLOAT, "share of answers equal to the majority's"),
+    column("vote_share", FLOAT, "the majority's share of the weight; a vote weighs its teacher's accuracy in the "
+           "category"),
     column("reference_suspect", BOOL, "the majority agrees on another answer than the reference", required=True),
+    column("votes", pa.list_(VOTE), "all answers with votes and the weight of one vote, by answer and teacher; only "
+           "where the reference is suspect or a vote"),
 ])  # fmt: skip
 
 SELECTION = pa.schema([

@@ -24,7 +24,7 @@ from storage.manifest import Book, Inputs
 from storage.workspace import ALL, Workspace
 from tasks.errors import BadSetting, MissingInput
 from tasks.generate import generate_step
-from tasks.grade import GradeSettings, grade_step
+from tasks.grade import GradeSettings, grade_steps
 from tasks.metrics import accuracy, accuracy_interval, capability
 from tasks.settings import Settings
 from tasks.step import Context, Heads, Progress, Step, Work, pending_work
@@ -85,7 +85,7 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
     ]
     steps = [generate_step(teacher, workspace.root) for teacher in teachers]
     steps += [verify_step(verify, teacher, workers=workers) for teacher in teachers]
-    steps.append(grade_step(grade, SIDES))
+    steps += grade_steps(grade, SIDES)
     _run_all(replace(context, workspace=inner, progress=_Inner(context.progress, step.key)), steps)
     metrics = measure(workspace, inner, settings.samples)
     graded = metrics["questions"]

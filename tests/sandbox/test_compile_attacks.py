@@ -80,7 +80,7 @@ HOSTILE = {
     "memory files": ("#include <sys/mman.h>\n#include <unistd.h>\n#include <signal.h>\nstatic char b[1 << 20];\nint main() { signal(SIGXFSZ, SIG_IGN); int f = memfd_create(\"x\", 0); for (;;) if (write(f, b, sizeof b) < 0) { f = memfd_create(\"y\", 0); if (f < 0) return 1; } }", ("memory_limit",)),
     "pipes": ("#include <unistd.h>\n#include <fcntl.h>\nstatic char b[1 << 20];\nint main() { int p[2]; while (!pipe(p)) { fcntl(p[1], F_SETFL, O_NONBLOCK); write(p[1], b, sizeof b); } for (;;); }", ("time_limit", "memory_limit")),
     "deep stack": ("int f(volatile char* p) { volatile char a[4096]; a[0] = *p; return f(a) + a[0]; }\nint main() { char c = 0; return f(&c); }", ("memory_limit", "runtime_error")),
-    "kill everyone": ("#include <signal.h>\n#include <sys/ptrace.h>\nint main() { for (int i = 1; i < 400; i++) { ptrace(PTRACE_ATTACH, i, 0, 0); kill(i, SIGKILL); } kill(-1, SIGKILL); for (;;); }", ("time_limit",)),
+    "kill everyone": ("#include <unistd.h>\n#include <signal.h>\n#include <sys/ptrace.h>\nint main() { for (int i = 1; i < 99999; i++) if (i != getpid()) { ptrace(PTRACE_ATTACH, i, 0, 0); kill(i, SIGKILL); } kill(-1, SIGKILL); for (;;); }", ("time_limit",)),
     "stopped": ("#include <signal.h>\nint main() { raise(SIGSTOP); }", ("time_limit",)),
     "foreign call tables": ("#include <unistd.h>\n#include <sys/syscall.h>\nint main() { long r = syscall(0x40000000 + 39); return r >= 0; }", ("wrong_answer",)),
     "namespaces": ("#define _GNU_SOURCE\n#include <sched.h>\n#include <sys/mount.h>\n#include <unistd.h>\nint main() { return !unshare(CLONE_NEWUSER) || !unshare(CLONE_NEWNS) || !mount(\"x\", \"/work\", \"tmpfs\", 0, 0) || !chroot(\"/work\") || !setuid(0); }", ("wrong_answer",)),
