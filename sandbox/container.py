@@ -238,8 +238,9 @@ def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:
             "kernel.msgmni": "0",
             "kernel.sem": "0 0 0 0",
             "fs.mqueue.queues_max": "0",
+            "net.ipv4.tcp_max_tw_buckets": "0",  # a port is free as soon as its solution has gone
         },
-        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+        "ulimits": [Ulimit(name="core", soft=1, hard=1)],
         "log_config": LogConfig(type=LogConfig.types.NONE),
         "hostname": "sandbox",
     }

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from sandbox.image.languages import LANGUAGES
 
-_OPEN = re.compile(r"^([ \t>]*)(`{3,}|~{3,})[ \t]*([^\r\n`]*?)[ \t]*\r?$")
+# Possessive: a line has one reading, so that none of 10^5 blanks is tried in all of them.
+_OPEN = re.compile(r"^([ \t>]*+)(`{3,}+|~{3,}+)([^\r\n`]*+)\r?$")
 _DOING = (
     ast.FunctionDef,
     ast.AsyncFunctionDef,
@@ -55,7 +56,7 @@ def blocks(answer: str) -> list[Block]:
         if not fence and opening:
             indent, fence, info = opening.groups()
             tag, lines = _tag(info), []
-        elif fence and opening and not opening[3] and opening[2].startswith(fence):
+        elif fence and opening and not opening[3].strip(" \t") and opening[2].startswith(fence):
             found.append(Block(tag, _dedent(lines, indent)))
             fence = ""
         elif fence:

@@ -42,7 +42,7 @@ class End:
         """A verdict with this end's numbers."""
         return TestVerdict(
             status=status,
-            detail=detail,
+            detail=detail.encode("utf-8", "replace").decode(),  # half surrogates can't be written anywhere
             cpu_s=round(float(self.report["cpu_s"]), 4),
             wall_s=round(float(self.report["wall_s"]), 4),
             peak_memory_bytes=int(self.report["peak"]),

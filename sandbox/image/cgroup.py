@@ -19,21 +19,28 @@ class Cgroup:
 
     def __init__(self, root: str = "/sys/fs/cgroup") -> None:
         self.version = 2 if Path(root, "cgroup.controllers").exists() else 1
-        files = ("memory/memory.stat", "cpuacct/cpuacct.usage", "memory/memory.oom_control")
+        files = (
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "cpuacct/cpuacct.usage",
+            "memory/memory.oom_control",
+        )
         if self.version == 2:
-            files = ("memory.stat", "cpu.stat", "memory.events")
-        self._memory, self._cpu, self._oom = 0, 0, 0
+            files = ("memory.current", "memory.stat", "cpu.stat", "memory.events")
+        self._used, self._memory, self._cpu, self._oom = 0, 0, 0, 0
         try:
-            self._memory, self._cpu, self._oom = (os.open(f"{root}/{file}", os.O_RDONLY) for file in files)
+            self._used, self._memory, self._cpu, self._oom = (os.open(f"{root}/{file}", os.O_RDONLY) for file in files)
         except FileNotFoundError:
             self.version = 0
 
     def memory(self) -> int:
-        """Anonymous memory and memory files; not page cache, which whoever reads a file first would pay for."""
+        """All but page cache, which whoever reads a file first would pay for. So memory files count, and what the
+        kernel holds for a program: pipes, socket buffers, page tables."""
         if not self.version:
             return 0
         text = os.pread(self._memory, 8192, 0)
-        return _field(text, b"anon" if self.version == 2 else b"rss") + _field(text, b"shmem")
+        cached = _field(text, b"file" if self.version == 2 else b"cache") - _field(text, b"shmem")
+        return int(os.pread(self._used, 32, 0)) - cached
 
     def cpu(self) -> float:
         if not self.version:

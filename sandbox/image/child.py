@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import gc
 import json
 import linecache
 import os
@@ -27,6 +28,7 @@ from typing import Any, NoReturn
 from sandbox.image.frames import TooLarge, pack_message
 from sandbox.image.remote import Channel, Peer, RemoteFault, RemoteModule
 
+_STREAMS = (sys.stdout, sys.stderr)
 _MEMORY_ERROR = pack_message({"op": "memory_error"})  # made beforehand: there may be no memory later
 
 
@@ -67,12 +69,35 @@ def finish(body: Any, message_fd: int) -> int:
     except BaseException:  # noqa: BLE001
         status = status or 1
         traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
+    status = flush(status, sys.stdout, sys.stderr)
+    take_down()
+    flush(0, *_STREAMS)
+    return status
+
+
+def flush(status: int, *streams: Any) -> int:
+    """Flush as the interpreter does at its end; the status that it would end with."""
+    for stream in streams:
         try:
-            stream.flush()
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
         except BaseException:  # noqa: BLE001
             status = status or 120
     return status
+
+
+def take_down() -> None:
+    """Let the program's objects go, so that files of its own are flushed and finalizers run."""
+    sys.stdout, sys.stderr = _STREAMS
+    main = sys.modules.get("__main__")
+    names = vars(main) if main else {}
+    try:
+        for name in sorted(names, key=lambda name: not (name[:1] == "_" and name[1:2] != "_")):
+            if name != "__builtins__":
+                names[name] = None
+        gc.collect()
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
 
 
 def exit_status(exit_: SystemExit) -> int:
@@ -80,7 +105,7 @@ def exit_status(exit_: SystemExit) -> int:
     if exit_.code is None:
         return 0
     if isinstance(exit_.code, int):
-        return exit_.code & 0xFF
+        return exit_.code & 0xFF if -(1 << 63) <= exit_.code < 1 << 63 else 255
     print(exit_.code, file=sys.stderr)
     return 1
 

@@ -43,6 +43,7 @@ class Program:
         self.exit: dict[str, Any] | None = None
         self.limit: str | None = None
         self.wall_s = 0.0
+        self.looked, self.tick = time.monotonic(), TICK[0]
         self.peak = 0
         self.threads: Threads | None = None
         self.memory0, self.cpu0, self.oom0 = cgroup.memory(), self.cpu_now(), cgroup.oom_kills()
@@ -52,7 +53,7 @@ class Program:
             "RLIMIT_NPROC": limits["processes"],
             "RLIMIT_FSIZE": max(limits["output"] + 1, 64 << 20),
             "RLIMIT_NOFILE": 256,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_CORE": 1,  # 0 would still start a handler on the host that core_pattern pipes to
             "RLIMIT_MEMLOCK": 0,
         }
         command = header.get("command")
@@ -70,7 +71,7 @@ class Program:
 
     def wait(self, until: str) -> None:
         """Wait for a message or the end of the main process, whichever `until` names; stop at a limit."""
-        started, tick = time.monotonic(), TICK[0]
+        started = time.monotonic()
         poll = select.poll()
         poll.register(self.zygote.socket, select.POLLIN)
         poll.register(0, select.POLLIN)
@@ -78,7 +79,7 @@ class Program:
             open_ = self.messages.fileno() >= 0
             if open_:
                 poll.register(self.messages, select.POLLIN | (select.POLLOUT if self.outgoing else 0))
-            ready = dict(poll.poll(tick * 1000))
+            ready = dict(poll.poll(self.tick * 1000))
             if 0 in ready:
                 raise HostGone
             if open_ and self.messages.fileno() in ready:
@@ -86,9 +87,10 @@ class Program:
             if self.zygote.socket.fileno() in ready:
                 self.note_exit()
                 break
-            if not ready or time.monotonic() - started > tick:
-                self.look(self.wall_s + time.monotonic() - started)
-                tick = min(tick * 1.5, TICK[1])
+            now = time.monotonic()
+            if not ready or now - self.looked > self.tick:  # since the last look, which may be many turns ago
+                self.look(self.wall_s + now - started)
+                self.looked, self.tick = now, min(self.tick * 1.5, TICK[1])
         self.wall_s += time.monotonic() - started
 
     def exchange(self, poll: select.poll, events: int) -> None:
@@ -96,6 +98,11 @@ class Program:
         try:
             if events & select.POLLOUT:
                 self.outgoing = self.outgoing[self.messages.send(self.outgoing[: 1 << 18]) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.outgoing = b""  # it has ended without reading that; what it said before is still to be read
+        try:
             if events & (select.POLLIN | select.POLLHUP):
                 part = self.messages.recv(1 << 18)
                 self.buffer += part

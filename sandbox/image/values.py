@@ -17,6 +17,7 @@ from typing import Any
 
 from sandbox.image.frames import MAX_MESSAGE, TooLarge
 
+MAX_DEPTH = 300  # of a value that is read: the reader's own stack must never decide
 _SMALL = 1 << 200  # larger whole numbers go as hex: decimal digits cost quadratic time and have a limit
 _TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type) and not name.startswith("_")}
 
@@ -66,28 +67,31 @@ def encode(value: Any, refer: Callable[[Any], Any] | None = None) -> Any:
     return refer(value)
 
 
-def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
-    """The plain value of a JSON form. Raises NotPlain on anything malformed.
+def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None, depth: int = MAX_DEPTH) -> Any:
+    """The plain value of a JSON form. Raises NotPlain on anything malformed, or nested deeper than `depth`.
 
     `resolve(tag, v)` gives meaning to the tags that only one side knows (references, callbacks).
     """
-    if isinstance(form, list):
-        return [decode(item, resolve) for item in form]
-    if not isinstance(form, dict):
+    if not isinstance(form, list | dict):
         return form
+    if depth == 0:
+        raise NotPlain(f"the value is nested deeper than {MAX_DEPTH}")
+    depth -= 1
+    if isinstance(form, list):
+        return [decode(item, resolve, depth) for item in form]
     if "$" not in form:
-        return {key: decode(item, resolve) for key, item in form.items()}
+        return {key: decode(item, resolve, depth) for key, item in form.items()}
     tag = form["$"]
     v: Any = form.get("v")
     try:
         if tag == "tuple":
-            return tuple([decode(item, resolve) for item in v])
+            return tuple([decode(item, resolve, depth) for item in v])
         if tag in ("set", "frozenset"):
-            items = [decode(item, resolve) for item in v]
+            items = [decode(item, resolve, depth) for item in v]
             refuse_colliding(items)
             return set(items) if tag == "set" else frozenset(items)
         if tag == "dict":
-            pairs = [(decode(key, resolve), decode(item, resolve)) for key, item in v]
+            pairs = [(decode(key, resolve, depth), decode(item, resolve, depth)) for key, item in v]
             refuse_colliding([key for key, _ in pairs])
             return dict(pairs)
         if tag == "int":
@@ -97,7 +101,7 @@ def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
         if tag in ("bytes", "bytearray"):
             return bytes.fromhex(v) if tag == "bytes" else bytearray.fromhex(v)
         if tag == "complex":
-            return complex(decode(v[0]), decode(v[1]))
+            return complex(decode(v[0], None, 1), decode(v[1], None, 1))
         if tag == "range":
             return range(*v)
         if tag in ("decimal", "fraction"):

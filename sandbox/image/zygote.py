@@ -44,6 +44,8 @@ from typing import Any
 from sandbox.image import child, seccomp
 
 CONTROL_FD = 3
+FRAMES = 10  # of ours, below a script's first
+STOPPED = 0x137F
 RESULT_FD = 5  # where a child finds its message channel
 SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)  # which Python handles its own way; exec would keep that
 
@@ -52,6 +54,7 @@ def drop_privileges(request: dict[str, Any]) -> None:
     """Turn this fresh child into the solution's user, with its limits, in its own session and folder."""
     os.setsid()
     os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"1000")  # the kernel takes it before the supervisor
+    os.nice(19)  # a crowd of processes must not keep the supervisor from looking
     for name, value in request["rlimits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     uid = request["uid"]
@@ -93,7 +96,7 @@ def main() -> None:
     for target in range(CONTROL_FD + 1, 16):
         os.dup2(CONTROL_FD, target, inheritable=False)
     threading.stack_size(8 << 20)  # the main thread's own limit is far higher, for deep recursion
-    sys.setrecursionlimit(1000)
+    sys.setrecursionlimit(1000 + FRAMES)
     # A program shall find the interpreter as it would find its own. (Done here, not in each child: every
     # page that a child touches is copied, and that is most of what a run costs.)
     for name in [name for name in sys.modules if name.split(".")[0] == "sandbox"]:
@@ -117,7 +120,9 @@ def main() -> None:
                 os._exit(99)
         for fd in fds:
             os.close(fd)
-        _, status, usage = os.wait4(pid, 0)
+        status = STOPPED
+        while os.WIFSTOPPED(status):  # a child may have itself traced by its parent: a stop is not its end
+            _, status, usage = os.wait4(pid, 0)
         report = {
             "status": status,
             "cpu_s": usage.ru_utime + usage.ru_stime,

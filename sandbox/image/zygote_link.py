@@ -22,7 +22,8 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            resource.setrlimit(resource.RLIMIT_STACK, (STACK, STACK))
+            _, highest = resource.getrlimit(resource.RLIMIT_STACK)
+            resource.setrlimit(resource.RLIMIT_STACK, (STACK, highest))  # many programs ask for all there is
             os.dup2(os.open("/dev/null", os.O_RDWR), 0)
             os.dup2(os.open("/dev/null", os.O_RDWR), 1)
             os.dup2(theirs.fileno(), 3, inheritable=True)
