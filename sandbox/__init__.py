@@ -10,7 +10,15 @@ assert code). Not covered: a kernel exploit (set `runtime="runsc"` where that ma
 answer from memory.
 """
 
-from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing, LanguageMissing, SandboxError
+from sandbox.errors import (
+    BadTestCase,
+    ContainerLost,
+    EngineRefused,
+    EngineUnavailable,
+    ImageMissing,
+    LanguageMissing,
+    SandboxError,
+)
 from sandbox.extract import extract_code
 from sandbox.image.languages import LANGUAGES, language_named
 from sandbox.pool import DEFAULT_IMAGE, Sandbox
@@ -23,6 +31,7 @@ __all__ = [
     "STATUSES",
     "BadTestCase",
     "ContainerLost",
+    "EngineRefused",
     "EngineUnavailable",
     "ImageMissing",
     "LanguageMissing",

@@ -2,7 +2,9 @@
 
 The supervisor's stdin and stdout are the attached socket. When this process dies, however it dies, the
 engine closes the supervisor's stdin (`stdin_once`), the supervisor exits, and the engine removes the
-container (`auto_remove`). `sweep` removes what a dead engine or machine may have left, by label.
+container (`auto_remove`). `sweep` removes what a dead engine or machine may have left, by label. A container
+that can't be removed because the engine is away is remembered by the name we gave it, and removed when the
+engine next does anything for this process.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import docker
 import requests
 from docker.types import LogConfig, Ulimit
 
-from sandbox.errors import BadTestCase, ContainerLost, EngineUnavailable, ImageMissing
+from sandbox.errors import BadTestCase, ContainerLost, EngineRefused, EngineUnavailable, ImageMissing
 from sandbox.image import frames
 from sandbox.image.languages import LANGUAGES
 from sandbox.verdict import MIB
@@ -33,25 +35,38 @@ OWNER = "org.stillhouse.sandbox.owner"
 SUPERVISOR_MEMORY = 192 * MIB  # supervisor, zygote, memory files, and room to look before the kernel kills
 RUNTIME_MEMORY = max(language.runtime_mb for language in LANGUAGES.values()) * MIB
 START_S = 60.0
+ANSWER_S = 5  # for an engine to answer at all; one that takes longer counts as away
+REQUEST_S = 60
+
+_ended: set[str] = set()  # names of containers that must go and that the engine may still have
 
 
 @contextmanager
 def engine() -> Iterator[docker.DockerClient]:
     """A Docker client of its own (clients are not thread-safe), with the engine's faults named."""
     try:
-        client = docker.from_env(version="auto", timeout=60)
+        client = docker.from_env(version="auto", timeout=ANSWER_S)
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise _unavailable(error) from None
+    client.api.timeout = REQUEST_S
     try:
         yield client
     except docker.errors.ImageNotFound as error:
         raise ImageMissing(f"no sandbox image: {error.explanation}; build it with deploy/sandbox_image.sh") from None
     except docker.errors.APIError as error:
-        raise EngineUnavailable(f"the Docker engine refused: {error.explanation or error}") from None
+        raise _told(error.status_code, str(error.explanation or error)) from None
     except (requests.RequestException, OSError) as error:
         raise _unavailable(error) from None
     finally:
         client.close()
+
+
+def _told(status: int | None, text: str) -> Exception:
+    if status in (404, 409):
+        return ContainerLost(f"the engine no longer has the container: {text}")
+    if status is not None and status < 500:
+        return EngineRefused(f"the Docker engine refuses: {text}")
+    return EngineUnavailable(f"the Docker engine fails: {text}; look at its log (journalctl -u docker)")
 
 
 def _unavailable(error: Exception) -> EngineUnavailable:
@@ -85,15 +100,34 @@ def sweep() -> int:
     with engine() as client:
         for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
             if not alive(container.labels.get(OWNER, "?:0:0")):
-                removed += _remove(container)
+                removed += _remove(client, str(container.id))
     return removed
 
 
-def _remove(container: Any) -> bool:
+def remove_ended() -> bool:
+    """Remove the containers of this process that have ended. False: the engine is away; they stay remembered."""
     try:
-        container.remove(force=True)
-    except docker.errors.APIError:
-        return False  # already gone, or being removed by the engine
+        with engine() as client:
+            _remove_ended(client)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def _remove_ended(client: docker.DockerClient) -> None:
+    for name in list(_ended):
+        if _remove(client, name):
+            _ended.discard(name)
+        else:
+            _ended.add(name)  # another thread may have taken "being removed" for removed
+
+
+def _remove(client: docker.DockerClient, name: str) -> bool:
+    """Whether the engine is rid of it."""
+    try:
+        client.api.remove_container(name, force=True)
+    except docker.errors.APIError as error:
+        return error.status_code in (404, 409)  # already gone, or being removed by the engine
     return True
 
 
@@ -101,16 +135,21 @@ class Container:
     """A started container whose supervisor has said hello."""
 
     def __init__(self, image: str, memory_bytes: int, runtime: str | None = None) -> None:
-        """Start one. Raises EngineUnavailable, ImageMissing, ContainerLost (it did not come up)."""
+        """Start one. Raises EngineUnavailable, EngineRefused, ImageMissing, ContainerLost (it did not come up)."""
         self.solutions = 0
         self.memory_bytes = memory_bytes
         self._stream = bytearray()
         self._socket: socket.socket | None = None
         self.id = ""
+        # A name of ours: a container can be removed by it even if the engine died before it told us the id.
+        self.name = f"stillhouse-sandbox-{secrets.token_hex(8)}"
         with engine() as client:
-            container = client.containers.create(image, **options(memory_bytes, runtime))
-            self.id = str(container.id)
+            _remove_ended(client)
             try:
+                # The supervisor, as PID 1, ignores SIGTERM: with it, an engine takes 10 s to stop or to come back.
+                given = options(memory_bytes, runtime)
+                container = client.containers.create(image, name=self.name, stop_signal="SIGKILL", **given)
+                self.id = str(container.id)
                 attach = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 self._io = container.attach_socket(params=attach)
                 io: Any = self._io
@@ -118,9 +157,10 @@ class Container:
                 container.start()
                 self.hello, _ = self.receive(time.monotonic() + START_S)
             except BaseException as error:
-                self.close()
+                removed = self.close()
                 if isinstance(error, ContainerLost):
-                    raise ContainerLost(f"a sandbox container did not start: {error}") from None
+                    kind = ContainerLost if removed else EngineUnavailable
+                    raise kind(f"a sandbox container did not start: {error}") from None
                 raise
         if self.hello.get("op") != "hello":
             self.close()
@@ -136,7 +176,7 @@ class Container:
         sock = self._open()
         try:
             while data:
-                if not select.select([], [sock], [], max(0.0, deadline - time.monotonic()))[1]:
+                if not _ready(sock, select.POLLOUT, deadline):
                     raise ContainerLost("the supervisor does not take its input")
                 data = data[sock.send(data[: 1 << 16]) :]
         except OSError as error:
@@ -174,7 +214,7 @@ class Container:
         sock = self._open()
         try:
             while len(parts) < size:
-                if not select.select([sock], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                if not _ready(sock, select.POLLIN, deadline):
                     raise ContainerLost("the supervisor does not answer in time")
                 part = sock.recv(min(size - len(parts), 1 << 20))
                 if not part:
@@ -189,21 +229,37 @@ class Container:
             raise ContainerLost("the container is closed")
         return self._socket
 
-    def close(self) -> None:
-        """End the container now; never raises. Its processes die with the supervisor, which is PID 1."""
-        if self._socket is not None:
+    def lost(self) -> bool:
+        """Whether the container ended, or spoke unasked, while nobody used it."""
+        return self._socket is None or _ready(self._socket, select.POLLIN, 0.0)
+
+    def hang_up(self) -> None:
+        """From any thread: wakes the one that waits for an answer, and the supervisor exits. `close` follows."""
+        _ended.add(self.name)
+        sock = self._socket
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> bool:
+        """End the container now; never raises. Its processes die with the supervisor, which is PID 1.
+
+        Only by the thread that uses it: a descriptor that is closed while another thread polls it may be given
+        to a new socket, and that thread would wait for the wrong one. False: the engine is away; what is left
+        of the container goes when the engine is back.
+        """
+        self.hang_up()
+        sock, self._socket = self._socket, None
+        if sock is not None:
             self._io.close()
-            self._socket.close()
-            self._socket = None
-        if self.id:
-            try:
-                with engine() as client:
-                    _remove(client.containers.get(self.id))
-            except docker.errors.NotFound:
-                pass
-            except EngineUnavailable:
-                pass  # swept at the next start
-            self.id = ""
+            sock.close()
+        return remove_ended()
+
+
+def _ready(sock: socket.socket, event: int, deadline: float) -> bool:
+    poller = select.poll()  # select() takes no descriptor over 1023
+    poller.register(sock, event)
+    return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 def options(memory_bytes: int, runtime: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,10 @@ class EngineUnavailable(SandboxError):
     """The Docker engine does not answer; start it and call again, the same Sandbox resumes."""
 
 
+class EngineRefused(SandboxError):
+    """The engine answers, but not to this request (an unknown runtime, a limit it can't set); don't wait, change it."""
+
+
 class ImageMissing(SandboxError):
     """The sandbox image is not on this engine; build it with deploy/sandbox_image.sh."""
 

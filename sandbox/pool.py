@@ -2,8 +2,8 @@
 
 A `Sandbox` may be used from many threads: `judge` waits for a free container (that is the back-pressure) and
 nothing else is shared. A container is replaced when it is dirty, worn out, or lost; a lost one's solution is
-judged again from the start on another. Referee containers (assert code) are a second set, started when first
-needed, which no solution ever enters.
+judged again from the start on another, and an engine that goes away is waited for (`outage.py`). Referee
+containers (assert code) are a second set, started when first needed, which no solution ever enters.
 
 Not covered: sharing containers between processes. Each process has its own pool; size them together.
 """
@@ -15,11 +15,13 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
-from sandbox.container import Container, engine, sweep
+from sandbox.container import Container, engine, remove_ended, sweep
 from sandbox.errors import BadTestCase, ContainerLost, LanguageMissing, SandboxError
 from sandbox.image.languages import LANGUAGES
+from sandbox.outage import Outages
 from sandbox.runner import Session, Solution, check_checker, check_test, infra_verdict
 from sandbox.verdict import MIB, Limits, SolutionVerdict, TestCase, TestVerdict
 
@@ -27,13 +29,15 @@ DEFAULT_IMAGE = "stillhouse-sandbox:core"
 SOLUTIONS_PER_CONTAINER = 1000
 MAX_PROGRAM = 16 * MIB
 RETRIES = 2  # after an infra_error, each on another container
+ENGINE_WAIT_S = 60.0
 
 
 class Slots:
     """A fixed number of places for containers; a place is empty until someone needs it."""
 
-    def __init__(self, size: int, image: str, memory_bytes: int, runtime: str | None) -> None:
+    def __init__(self, size: int, image: str, memory_bytes: int, runtime: str | None, outages: Outages) -> None:
         self.image, self.memory_bytes, self.runtime = image, memory_bytes, runtime
+        self.outages = outages
         self.places: queue.LifoQueue[Container | None] = queue.LifoQueue()
         self.known: set[Container] = set()
         self.lock = threading.Lock()
@@ -42,18 +46,21 @@ class Slots:
             self.places.put(None)
 
     def take(self) -> Container:
-        """Wait for a place; start its container if it has none."""
+        """Wait for a place; start its container if it has none, or if it was killed while it lay idle."""
         container = self.places.get()
         try:
             if self.closed:
                 raise SandboxError("the sandbox is closed")
+            if container and container.lost():
+                self._end(container)
+                container = None
             return container or self._start()
         except BaseException:
             self.places.put(container)
             raise
 
     def _start(self) -> Container:
-        container = Container(self.image, self.memory_bytes, self.runtime)
+        container = self.outages.outlast(lambda: Container(self.image, self.memory_bytes, self.runtime))
         with self.lock:
             if not self.closed:
                 self.known.add(container)
@@ -65,24 +72,41 @@ class Slots:
         """Return a container; it is ended unless it is sound and not worn out."""
         keep = sound and container.solutions < SOLUTIONS_PER_CONTAINER and not self.closed
         if not keep:
-            with self.lock:
-                self.known.discard(container)
-            container.close()
+            self._end(container)
         self.places.put(container if keep else None)
+
+    def _end(self, container: Container) -> None:
+        with self.lock:
+            self.known.discard(container)
+        if not container.close():
+            self.outages.notice()
 
     def close(self) -> None:
         with self.lock:
             self.closed = True
             known, self.known = self.known, set()
         for container in known:
-            container.close()
+            container.hang_up()
+        remove_ended()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        idle = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self.places.get_nowait())
+        for container in idle:
+            if container:
+                container.close()
+            self.places.put(None)
 
 
 class Sandbox:
     """Judges untrusted programs. Use as a context manager; one for a whole process is enough.
 
     `containers` (default: the number of cores) run at the same time. `max_memory_bytes` is what a container
-    allows; limits given to `judge` may be lower, not higher.
+    allows; limits given to `judge` may be lower, not higher. When the engine goes away, `judge` waits up to
+    `engine_wait_s` for it to come back, and judges again what it took along.
     """
 
     def __init__(
@@ -92,6 +116,7 @@ class Sandbox:
         containers: int | None = None,
         max_memory_bytes: int | None = None,
         runtime: str | None = None,
+        engine_wait_s: float = ENGINE_WAIT_S,
     ) -> None:
         """Sweeps what dead runs left. Raises EngineUnavailable and ImageMissing."""
         self.image = image or os.environ.get("STILLHOUSE_SANDBOX_IMAGE", DEFAULT_IMAGE)
@@ -102,8 +127,9 @@ class Sandbox:
             self.image_id = str(client.images.get(self.image).id)
         self.swept = sweep()
         # By id: a rebuild of the tag in the middle of a run must not mix two versions.
-        self._solutions = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
-        self._referees = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime)
+        self._outages = Outages(engine_wait_s)
+        self._solutions = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime, self._outages)
+        self._referees = Slots(self.containers, self.image_id, self.max_memory_bytes, runtime, self._outages)
         self._languages: dict[str, str] | None = None
         atexit.register(self.close)
 
@@ -118,6 +144,7 @@ class Sandbox:
     def close(self) -> None:
         """End every container. Threads still in `judge` get a SandboxError."""
         atexit.unregister(self.close)
+        self._outages.closed.set()
         self._solutions.close()
         self._referees.close()
 
@@ -180,16 +207,19 @@ class Sandbox:
             )
         if not solution.code.strip():
             return SolutionVerdict("no_code", skipped=len(tests))
-        reason = ""
-        for attempt in range(1, RETRIES + 2):
+        reason, attempts, failures = "", 0, 0
+        while failures <= RETRIES:
+            attempts += 1
+            mark = self._outages.mark()
             try:
-                return self._judge_once(solution, tests, limits, attempt)
+                return self._judge_once(solution, tests, limits, attempts)
             except ContainerLost as lost:
                 if self._solutions.closed:
                     raise SandboxError("the sandbox was closed while judging") from None
                 reason = str(lost)
+                failures += not self._outages.hit(mark)  # an engine that went away is nobody's failure
         return SolutionVerdict(
-            "infra_error", detail=reason, tests=(infra_verdict(reason),), skipped=len(tests), attempts=RETRIES + 1
+            "infra_error", detail=reason, tests=(infra_verdict(reason),), skipped=len(tests), attempts=attempts
         )
 
     def _judge_once(

@@ -14,6 +14,8 @@ Not covered: what a program can reach (tests/sandbox/test_isolation.py), faults 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import sys
 import threading
@@ -59,6 +61,8 @@ def containers() -> list[Container]:
 
 def sample(when: str, done: int = 0) -> Sample:
     process = psutil.Process()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is not held by anyone
     descriptors, threads, memory = process.num_fds(), threading.active_count(), process.memory_info().rss
     return Sample(when, done, len(containers()), descriptors, threads, memory)
 
