@@ -13,6 +13,7 @@ from tasks.evaluate import evaluate_step
 from tasks.export import export_step
 from tasks.generate import generate_step
 from tasks.grade import grade_steps
+from tasks.grade_comparison import compare_step
 from tasks.ingest import ingest_step
 from tasks.report import report_step
 from tasks.select import select_step
@@ -48,6 +49,7 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     steps += [generate_step(teacher, loaded.base) for teacher in asked]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
     steps += grade_steps(recipe.grade, [teacher.name for teacher in asked])
+    steps.append(compare_step([teacher.name for teacher in asked]))
     steps.append(select_step(recipe.select, [teacher.name for teacher in asked]))
     steps.append(export_step(recipe.export, recipe.name, [teacher.name for teacher in asked]))
     if recipe.student:

@@ -150,6 +150,27 @@ GRADES = pa.schema([
            "where the reference is suspect or a vote"),
 ])  # fmt: skip
 
+QUANTILES = ("p5", "p25", "p50", "p75", "p95")
+AGREEMENT = pa.struct([("other", TEXT), ("questions", INT), ("equal", FLOAT)])
+
+COMPARISON = pa.schema([
+    column("category", TEXT, "the category", required=True),
+    column("teacher", TEXT, "the teacher", required=True),
+    column("questions", INT, "with a judged response of the teacher", required=True),
+    column("n", INT, "its judged responses", required=True),
+    column("passes", INT, "passed ones", required=True),
+    column("pass_rate", FLOAT, "mean over questions of passes / n"),
+    column("low", FLOAT, "95 % interval of pass_rate, over questions"),
+    column("high", FLOAT, "its upper end"),
+    column("rank", INT, "1: the best pass rate in the category; equal ones share a rank"),
+    column("weight", FLOAT, "of one vote of the teacher in the category, 0.01..1", required=True),
+    column("tokens", pa.struct([(name, INT) for name in QUANTILES]), "quantiles of completion_tokens"),
+    column("perplexity", pa.struct([(name, FLOAT) for name in QUANTILES]),
+           "quantiles of exp(-mean_logprob), to hundredths"),
+    column("agreement", pa.list_(AGREEMENT), "with each teacher: questions that both answered, mean share of equal "
+           "pairs of answers; with itself, of two samples", required=True),
+])  # fmt: skip
+
 SELECTION = pa.schema([
     column("question_id", TEXT, "the question", required=True),
     column("response_id", TEXT, "the response chosen", required=True),
@@ -216,6 +237,7 @@ TABLES = {
         Table("responses", RESPONSES, ("response_id",), "request", answered_requests, ("error_kind",)),
         Table("verdicts", VERDICTS, ("response_id", "verifier"), "response", judged_responses, ("status",)),
         Table("grades", GRADES, ("question_id",), "question"),
+        Table("comparison", COMPARISON, ("category", "teacher"), "teacher"),
         Table("selection", SELECTION, ("question_id", "response_id"), "response"),
     )
 }

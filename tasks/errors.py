@@ -19,3 +19,7 @@ class MissingInput(StageError):
 
 class NothingToTrainOn(StageError):
     """The export holds no training example."""
+
+
+class SelfTestFailed(StageError):
+    """The verifiers pass a limit that the recipe sets for their own errors."""

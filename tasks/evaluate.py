@@ -58,7 +58,7 @@ def evaluate_step(settings: EvaluateSettings, student: StudentSettings, verify: 
                   *, workers: int) -> Step:  # fmt: skip
     described = {
         "evaluate": settings.as_json(exclude={"batch_size", "device"}),
-        "verify": verify.as_json(),
+        "verify": verify.judging(),
         "weights": resolve_revision(student.model, student.revision),
     }
 

@@ -12,11 +12,14 @@ Not covered: a suspect reference is flagged with its votes, not repaired by a ju
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import duckdb
+import pyarrow as pa
 
 from storage.manifest import Book
+from storage.schemas import GRADES
+from storage.workspace import Workspace
 from tasks.grade_profiles import profile
 from tasks.grade_settings import GradeSettings
 from tasks.grade_slices import spilling, view_slices
@@ -26,6 +29,7 @@ from tasks.step import Context, Step, Work
 __all__ = ["GradeSettings", "grade_steps"]
 
 VERSION = "2"
+QUESTIONS_AT_ONCE = 16_384
 
 
 def grade_steps(settings: GradeSettings, teachers: Sequence[str]) -> list[Step]:
@@ -35,8 +39,8 @@ def grade_steps(settings: GradeSettings, teachers: Sequence[str]) -> list[Step]:
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         standards = committed_standards(context.workspace)
         with spilling(context, step.lanes) as connection:
-            for one in work:
-                _grade_shard(context, step, one, connection, settings, teachers, standards)
+            for some in _batches(context.workspace, work):
+                _grade(context, step, some, connection, settings, teachers, standards)
 
     described = settings.as_json() | {"teachers": list(teachers)}
     return [
@@ -45,13 +49,44 @@ def grade_steps(settings: GradeSettings, teachers: Sequence[str]) -> list[Step]:
     ]
 
 
-def _grade_shard(context: Context, step: Step, work: Work, connection: duckdb.DuckDBPyConnection,
-                 settings: GradeSettings, teachers: Sequence[str], standards: Standards) -> None:  # fmt: skip
-    transaction = context.begin(step, work)
-    view_slices(connection, context.workspace, [work.shard], teachers)
-    ((questions,),) = connection.execute("select count(*) from curated").fetchall()
-    context.progress.expect(step.key, questions)
-    grades = profile(connection, settings, teachers, standards)
-    book = Book("question", questions, grades.num_rows, {}, questions - grades.num_rows)
-    transaction.commit("grades", grades, [], [book])
-    context.progress.advance(step.key, questions)
+def _batches(workspace: Workspace, work: Sequence[Work]) -> Iterator[list[Work]]:
+    """Neighbouring shards, small ones together: a query has its price whatever it reads."""
+    batch: list[Work] = []
+    questions = 0
+    for one in work:
+        batch.append(one)
+        questions += _questions(workspace, one.shard)
+        if questions >= QUESTIONS_AT_ONCE:
+            yield batch
+            batch, questions = [], 0
+    if batch:
+        yield batch
+
+
+def _questions(workspace: Workspace, shard: str) -> int:
+    return sum(part.rows for part in workspace.need("curate", shard).data())
+
+
+def _grade(context: Context, step: Step, work: Sequence[Work], connection: duckdb.DuckDBPyConnection,
+           settings: GradeSettings, teachers: Sequence[str], standards: Standards) -> None:  # fmt: skip
+    workspace = context.workspace
+    transactions = [context.begin(step, one) for one in work]  # before anything is read: the base is what we saw
+    questions = {one.shard: _questions(workspace, one.shard) for one in work}
+    context.progress.expect(step.key, sum(questions.values()))
+    view_slices(connection, workspace, list(questions), teachers)
+    made = profile(connection, settings, teachers, standards)
+    grades = {work[0].shard: made} if len(work) == 1 else _by_shard(workspace, made)
+    for transaction in transactions:
+        rows = grades.get(transaction.shard, GRADES.empty_table())
+        came = questions[transaction.shard]
+        book = Book("question", came, rows.num_rows, {}, came - rows.num_rows)
+        transaction.commit("grades", rows, [], [book])
+        context.progress.advance(step.key, came)
+
+
+def _by_shard(workspace: Workspace, grades: pa.Table) -> dict[str, pa.Table]:
+    """Grades ordered by question_id, cut where a shard ends: a shard is a range of ids."""
+    shards = [workspace.shard_of(str(identity)) for identity in grades.column("question_id").to_pylist()]
+    starts = [row for row, shard in enumerate(shards) if row == 0 or shards[row - 1] != shard]
+    ends = [*starts[1:], len(shards)]
+    return {shards[start]: grades[start:end] for start, end in zip(starts, ends, strict=True) if end > start}

@@ -14,8 +14,8 @@ import duckdb
 
 from storage.schemas import STATUSES
 
-STEP_ORDER = ("ingest", "embed", "screen", "dedup", "curate", "generate", "score", "verify", "grade",
-              "select", "export", "train", "evaluate")  # fmt: skip
+STEP_ORDER = ("ingest", "embed", "screen", "dedup", "curate", "generate", "score", "verify", "weigh",
+              "grade", "compare", "select", "export", "train", "evaluate")  # fmt: skip
 DIFFICULTIES = ("easy", "medium", "hard", "unsolved", "ungraded")
 RATE_BANDS = ("0 %", "1–25 %", "26–50 %", "51–75 %", "76–99 %", "100 %")
 AGREEMENTS = ("unanimous", "majority", "split", "one answer", "no answer")

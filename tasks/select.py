@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from storage.fingerprint import hash_text
@@ -19,8 +20,9 @@ from storage.manifest import Book
 from storage.schemas import SELECTION
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
+from tasks.verifiers.trace_limits import TraceLimits, over_limits
 
-VERSION = "1"
+VERSION = "2"
 
 
 class SelectSettings(Settings):
@@ -33,6 +35,8 @@ class SelectSettings(Settings):
     """deepdistill: probability to keep `other` and multi-turn questions with a low CV (the paper: 0.5)."""
     max_per_question: int | None = Field(default=None, ge=1)
     """At most so many responses of one question: the best-scored, then by a hash."""
+    trace: TraceLimits | None = TraceLimits()
+    """Which traces are left out, right or not; null: none."""
 
     def cv_limit(self, category: str) -> float:
         return self.cv_threshold.get(category, self.cv_threshold.get("default", 0.5))
@@ -54,12 +58,7 @@ def _select_shard(context: Context, step: Step, work: Work, settings: SelectSett
     grades = workspace.read("grade", work.shard, "grades").to_pylist()
     questions = workspace.read("curate", work.shard, "curated", ["question_id", "messages"]).to_pylist()
     turns = {row["question_id"]: sum(message["role"] == "user" for message in row["messages"]) for row in questions}
-    outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for teacher in teachers:
-        columns = ["response_id", "question_id", "teacher", "verifier", "verify_score", "passed", "status"]
-        for row in workspace.read(f"verify.{teacher}", work.shard, "verdicts", columns).to_pylist():
-            if row["verifier"] == "outcome":
-                outcomes[row["question_id"]].append(row)
+    outcomes = _outcomes(context, work.shard, settings.trace, teachers)
     chosen: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
     kept = responses = 0
@@ -70,9 +69,13 @@ def _select_shard(context: Context, step: Step, work: Work, settings: SelectSett
             ledger.append(context.drop(step.key, "question", identity, verdict.rule, value=verdict.value,
                                        threshold=verdict.threshold))  # fmt: skip
             continue
-        kept += 1
-        for row, why in choose(outcomes[identity], settings):
-            responses += 1
+        found = choose(on_basis(outcomes[identity], grade), settings)
+        responses += len(found)
+        if all(why for _, why in found):
+            ledger.append(context.drop(step.key, "question", identity, "no_whole_trace"))
+        else:
+            kept += 1
+        for row, why in found:
             if why is None:
                 chosen.append({
                     "question_id": identity, "response_id": row["response_id"], "teacher": row["teacher"],
@@ -80,15 +83,42 @@ def _select_shard(context: Context, step: Step, work: Work, settings: SelectSett
                     "cv": grade["cv"], "difficulty": grade["difficulty"],
                 })  # fmt: skip
             else:
-                evidence = json.dumps({"status": row["status"], "question_id": identity})
-                ledger.append(context.drop(step.key, "response", row["response_id"], why, value=row["verify_score"],
-                                           evidence=evidence))  # fmt: skip
+                ledger.append(_dropped(context, step, row, why))
     rules = Counter((entry["unit"], entry["rule"]) for entry in ledger)
     books = [
         Book("question", len(grades), kept, {rule: n for (unit, rule), n in rules.items() if unit == "question"}),
         Book("response", responses, len(chosen), {rule: n for (unit, rule), n in rules.items() if unit == "response"}),
     ]
     transaction.commit("selection", pa.Table.from_pylist(chosen, schema=SELECTION), ledger, books)
+
+
+def _outcomes(context: Context, shard: str, limits: TraceLimits | None,
+              teachers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """The outcomes by question, each with `over_limits`: what its trace has too much of."""
+    columns = ["response_id", "question_id", "teacher", "verifier", "verify_score", "passed", "status",
+               "answer"]  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for teacher in teachers:
+        table = context.workspace.read(f"verify.{teacher}", shard, "verdicts", [*columns, "evidence"])
+        over = {}
+        if limits:
+            for row in table.filter(pc.field("verifier") == "trace").to_pylist():
+                over[row["response_id"]] = over_limits(json.loads(row["evidence"]), limits, teacher)
+        for row in table.filter(pc.field("verifier") == "outcome").select(columns).to_pylist():
+            found[row["question_id"]].append(row | {"over_limits": over.get(row["response_id"], [])})
+    return found
+
+
+def _dropped(context: Context, step: Step, row: dict[str, Any], why: str) -> dict[str, Any]:
+    """The ledger's row of a response that is not chosen."""
+    evidence: dict[str, Any] = {"status": row["status"], "question_id": row["question_id"]}
+    value, threshold = row["verify_score"], None
+    if row["over_limits"] and why == row["over_limits"][0].rule:
+        first, *others = row["over_limits"]
+        value, threshold = first.value, first.threshold
+        evidence |= {"where": json.loads(first.seen), "also": [one.rule for one in others]}
+    return context.drop(step.key, "response", row["response_id"], why, value=value, threshold=threshold,
+                        evidence=json.dumps(evidence, ensure_ascii=False))  # fmt: skip
 
 
 class Choice:
@@ -115,7 +145,7 @@ def judge_question(grade: dict[str, Any], settings: SelectSettings, *, multi_tur
     if not low <= rate <= high:
         return Choice(False, "pass_rate_band", rate, low if rate < low else high)
     if settings.method == "verified":
-        return Choice(True, "verified", rate)
+        return Choice(True, "voted" if grade["basis"] == "vote" else "verified", rate)
     limit = settings.cv_limit(grade["category"])
     if grade["cv"] is not None and grade["cv"] > limit:
         return Choice(True, "high_cv", grade["cv"], limit)
@@ -126,6 +156,14 @@ def judge_question(grade: dict[str, Any], settings: SelectSettings, *, multi_tur
     return Choice(False, "low_cv", grade["cv"], limit)
 
 
+def on_basis(outcomes: Sequence[dict[str, Any]], grade: dict[str, Any]) -> list[dict[str, Any]]:
+    """The outcomes as the grade counted them: where a vote stands in for the reference, who agrees has passed."""
+    if grade["basis"] != "vote":
+        return list(outcomes)
+    agrees = [row["answer"] == grade["majority_answer"] for row in outcomes]
+    return [row | {"verify_score": float(a), "passed": a} for row, a in zip(outcomes, agrees, strict=True)]
+
+
 def choose(outcomes: Sequence[dict[str, Any]], settings: SelectSettings) -> list[tuple[dict[str, Any], str | None]]:
     """Each outcome of a kept question with the rule that drops its response, or None for a chosen one."""
     ranked = sorted(outcomes, key=lambda row: (-(row["verify_score"] or 0.0), hash_text("rank", row["response_id"])))
@@ -134,6 +172,8 @@ def choose(outcomes: Sequence[dict[str, Any]], settings: SelectSettings) -> list
     for row in ranked:
         if not row["passed"]:
             found.append((row, "not_passed" if row["passed"] is False else row["status"]))
+        elif row.get("over_limits"):
+            found.append((row, row["over_limits"][0].rule))
         elif settings.max_per_question is not None and taken >= settings.max_per_question:
             found.append((row, "over_max_per_question"))
         else:

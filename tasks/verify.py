@@ -1,4 +1,5 @@
-"""Verify: every planned response gets one judgement from each verifier of its category, and one outcome.
+"""Verify: every planned response gets one judgement from each verifier of its category, one outcome, and the
+measurements of its trace, which have no part in the outcome.
 
 A verdict is reused while its verifier's version, which covers libraries, settings, the means of verification and the
 text that was judged, stays the same. `infra_error` is ours: the response is pending, graded by a later run. One step
@@ -25,6 +26,7 @@ from tasks.teachers.settings import TeacherBase
 from tasks.verifiers.bench import Bench, Subject, static_versions
 from tasks.verifiers.outcome import Opinion, combine_opinions, in_order, judge_can_matter
 from tasks.verifiers.settings import Policy, VerifierName, VerifySettings
+from tasks.verifiers.trace import TraceVerifier
 from tasks.verifiers.verdict import Judgement, unscored
 
 VERSION = "1"
@@ -44,8 +46,8 @@ def verify_step(settings: VerifySettings, teacher: TeacherBase, *, workers: int)
                 _Shard(context, step, one, settings, teacher, revision, bench).run()
 
     described = {
-        "verify": settings.as_json(),
-        "versions": static_versions(settings),
+        "verify": settings.judging(),
+        "versions": static_versions(settings) | {"trace": TraceVerifier(settings.trace).version},
         "teacher": teacher.asks(),
         "revision": revision,
     }
@@ -59,6 +61,7 @@ class _Shard:
     def __init__(self, context: Context, step: Step, work: Work, settings: VerifySettings, teacher: TeacherBase,
                  revision: str, bench: Bench) -> None:  # fmt: skip
         self._context, self._step, self._settings, self._bench = context, step, settings, bench
+        self._trace = TraceVerifier(settings.trace)
         self._shard = work.shard
         self._transaction: Transaction = context.begin(step, work)
         workspace = context.workspace
@@ -129,7 +132,7 @@ class _Shard:
                 self._rows.append(_row(subject.response, name, version, judgement))
                 opinions[subject.response_id].append(Opinion(name, version, judgement))
         for key in keys:
-            self._rows.append(self._outcome(key, opinions[key]))
+            self._rows += [self._outcome(key, opinions[key]), self._traced(key)]
 
     def _rules(self, key: str) -> tuple[Policy, tuple[VerifierName, ...]]:
         """Policy and route of a response's category."""
@@ -139,6 +142,13 @@ class _Shard:
     def _subject(self, key: str) -> Subject:
         response = self._responses[key]
         return Subject(key, self._questions[response["question_id"]], response)
+
+    def _traced(self, key: str) -> dict[str, Any]:
+        """The row of verifier `trace`: no opinion, so that it changes no outcome."""
+        subject = self._subject(key)
+        version = f"{self._trace.version}; means {self._trace.means(subject)}"
+        known = self._known.get((key, self._trace.name, version))
+        return known or _row(subject.response, self._trace.name, version, self._trace.judge([subject])[0])
 
     def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
         response = self._responses[key]

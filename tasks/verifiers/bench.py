@@ -15,13 +15,14 @@ from typing import Any, Self
 import sandbox
 from storage.fingerprint import hash_text
 from tasks.errors import BadSetting
-from tasks.verifiers.settings import JudgeSettings, VerifySettings
-from tasks.verifiers.verdict import Constraint, Item, Judgement
+from tasks.verifiers import instructions, quantity, reward_rule
+from tasks.verifiers.settings import VerifySettings
+from tasks.verifiers.verdict import Constraint, Item, Judgement, Message
 
 JUDGING_REVISION = 1
 """Raise it when sandbox/judge.py or its neighbours change a verdict."""
 
-ORDER = ("math", "code", "instructions", "judge", "reward")
+ORDER = ("math", "code", "instructions", "quantity", "judge", "reward")
 """Rules before models: a model is asked only where its opinion can matter."""
 
 
@@ -45,13 +46,32 @@ class Subject:
             answer_content=self.response["answer_content"] or "",
             think_content=self.response["think_content"],
             constraints=constraints,
+            earlier=tuple(Message(one["role"], one["content"]) for one in self.question["messages"][:-1]),
         )
 
 
 def static_versions(settings: VerifySettings) -> dict[str, str]:
     """What verdicts depend on besides the settings, known without starting anything."""
-    libraries = ("math-verify", "sympy", "langdetect", *(("transformers",) if settings.reward else ()))
-    return {name: importlib.metadata.version(name) for name in libraries} | {"sandbox": _sandbox_version()}
+    libraries = ("math-verify", "sympy", "langdetect", *_model_libraries(settings))
+    from tasks.verifiers.math import RULES_REVISION as MATH_RULES
+
+    revisions = {"math rules": MATH_RULES, "instruction rules": instructions.RULES_REVISION,
+                 "quantity rules": quantity.RULES_REVISION}  # fmt: skip
+    if settings.judge:
+        from tasks.verifiers.judge import PROMPT_VERSION
+
+        revisions["judge prompt"] = PROMPT_VERSION
+    if settings.reward:
+        revisions["reward rules"] = reward_rule.RULES_REVISION
+    return {
+        **{name: importlib.metadata.version(name) for name in libraries},
+        **{name: str(revision) for name, revision in revisions.items()},
+        "sandbox": _sandbox_version(),
+    }
+
+
+def _model_libraries(settings: VerifySettings) -> tuple[str, ...]:
+    return ("transformers",) if settings.reward and settings.reward.base_url is None else ()
 
 
 def _sandbox_version() -> str:
@@ -96,8 +116,8 @@ class Bench:
     def _get(self, name: str) -> Any:
         if name not in self._started:
             start: dict[str, Callable[[], Any]] = {
-                "math": self._math, "code": self._code, "instructions": self._instructions, "judge": self._judge,
-                "reward": self._reward,
+                "math": self._math, "code": self._code, "instructions": self._instructions,
+                "quantity": self._quantity, "judge": self._judge, "reward": self._reward,
             }  # fmt: skip
             verifier = start[name]()
             if hasattr(verifier, "__exit__"):
@@ -118,7 +138,10 @@ class Bench:
     def _instructions(self) -> Any:
         from tasks.verifiers.instructions import InstructionVerifier
 
-        return InstructionVerifier(threshold=self._settings.instructions.threshold)
+        return InstructionVerifier(**self._settings.instructions.model_dump())
+
+    def _quantity(self) -> Any:
+        return quantity.QuantityVerifier(**self._settings.quantity.model_dump())
 
     def _judge(self) -> Any:
         from tasks.verifiers.judge import Judge
@@ -126,24 +149,33 @@ class Bench:
         settings = self._settings.judge
         assert settings is not None
         return Judge(
-            settings.base_url, settings.model, _secret(settings), concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s, attempts=settings.attempts, revision=settings.revision,
-            threshold=settings.threshold,
+            settings.base_url, settings.model, _secret("judge", settings.api_key_env), settings.concurrency,
+            settings.timeout_s, settings.attempts, revision=settings.revision, threshold=settings.threshold,
+            swap=settings.swap,
         )  # fmt: skip
 
     def _reward(self) -> Any:
-        from tasks.verifiers.reward import RewardModel
-
         settings = self._settings.reward
         assert settings is not None
+        if settings.base_url is not None:
+            from tasks.verifiers.reward_endpoint import RewardEndpoint
+
+            return RewardEndpoint(
+                settings.base_url, settings.model, _secret("reward", settings.api_key_env), settings.concurrency,
+                settings.timeout_s, settings.attempts, revision=settings.revision, rules=settings.rules(),
+                outputs=settings.outputs,
+            )  # fmt: skip
+        from tasks.verifiers.reward import RewardModel
+
         return RewardModel(settings.model, revision=settings.revision, batch_size=settings.batch_size,
-                           threshold=settings.threshold)  # fmt: skip
+                           rules=settings.rules(), outputs=settings.outputs)  # fmt: skip
 
 
-def _secret(settings: JudgeSettings) -> str | None:
-    if settings.api_key_env is None:
+def _secret(verifier: str, variable: str | None) -> str | None:
+    """The key in the environment variable that the recipe names. Raises BadSetting where it is empty."""
+    if variable is None:
         return None
-    key = os.environ.get(settings.api_key_env)
+    key = os.environ.get(variable)
     if not key:
-        raise BadSetting(f"verify.judge: the environment variable {settings.api_key_env} is empty; set it")
+        raise BadSetting(f"verify.{verifier}: the environment variable {variable} is empty; set it")
     return key

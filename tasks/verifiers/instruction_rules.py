@@ -1,5 +1,4 @@
-"""The 25 instruction constraints of IFEval (arXiv 2311.07911, table 1), written from their published meaning,
-strict reading.
+"""The 25 instruction constraints of IFEval (arXiv 2311.07911, table 1), written from their published meaning.
 
 A rule takes the response and its keyword arguments and says whether the constraint holds and what was
 measured. Every rule is deterministic, offline and linear in the length of the response. Whole word or
@@ -41,7 +40,8 @@ class Checked:
 
 
 Kwargs = Mapping[str, Any]
-Kind = Literal["count", "text", "texts", "relation", "language", "letter"]
+Kind = Literal["count", "position", "text", "texts", "relation", "language", "letter"]
+"""What a keyword argument may be; a count is 0 or more, a position 1 or more."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def keywords_existence(text: str, kwargs: Kwargs) -> Checked:
 
 def keywords_frequency(text: str, kwargs: Kwargs) -> Checked:
     """A keyword occurs at least or fewer than so many times, also inside longer words."""
-    found = text.lower().count(kwargs["keyword"].lower())
+    found = text.lower().count(kwargs["keyword"].strip().lower())
     return _by_relation(found, kwargs["relation"], kwargs["frequency"])
 
 
@@ -132,7 +132,8 @@ def capital_word_frequency(text: str, kwargs: Kwargs) -> Checked:
 
 # -------------------------------------------------------------------------------------------------- length
 
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*_]*(?=\s|$)|[。！？।]+[」』”]?")
+# Possessive, and from the first mark of a run on: a megabyte of full stops must not take its square.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_]*+(?=\s|$)|[。！？।]++[」』”]?")
 _ENUMERATOR = re.compile(r"^[ \t]*(?:\d{1,3}|[A-Za-z])[.)](?=\s)", re.MULTILINE)
 _ABBREVIATIONS_TEXT = (
     "mr mrs ms dr prof st sr jr vs etc e.g i.e cf fig no vol pp inc ltd co corp gen col sen rep gov "
@@ -145,7 +146,12 @@ _MAY_END = frozenset(["etc", "inc", "ltd", "co", "corp", "a.m", "p.m", "u.s", "u
 
 def sentences(text: str) -> list[str]:
     """The text cut after `.`, `!`, `?` and their kin, not after abbreviations, initials and enumerators. Line
-    ends don't cut."""
+    ends don't cut; what holds no letter or digit is no sentence."""
+    return [piece for piece in pieces(text) if re.search(r"\w", piece)]
+
+
+def pieces(text: str) -> list[str]:
+    """As `sentences`, with what is no sentence, such as an emoji after the last full stop."""
     text = _ENUMERATOR.sub(" ", text)
     found, start = [], 0
     for match in _SENTENCE_END.finditer(text):
@@ -154,7 +160,7 @@ def sentences(text: str) -> list[str]:
         found.append(text[start : match.end()])
         start = match.end()
     found.append(text[start:])
-    return [sentence.strip() for sentence in found if re.search(r"\w", sentence)]
+    return [piece.strip() for piece in found if piece.strip()]
 
 
 def _is_abbreviation(text: str, dot: int, end: int) -> bool:
@@ -192,8 +198,8 @@ def nth_paragraph_first_word(text: str, kwargs: Kwargs) -> Checked:
     and quotes."""
     paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
     nth = kwargs["nth_paragraph"]
-    first = paragraphs[nth - 1].split()[0].lstrip("\"'“‘*_#") if nth <= len(paragraphs) else ""
-    word = re.split(r"[.,?!;:'\"”’*_]", first)[0].lower()
+    first = paragraphs[nth - 1].split()[0].lstrip("\"'“‘") if nth <= len(paragraphs) else ""
+    word = re.split(r"[.,?!;:'\"”’]", first)[0].lower()
     passed = len(paragraphs) == kwargs["num_paragraphs"] and word == kwargs["first_word"].lower()
     wanted = f"{kwargs['num_paragraphs']} paragraphs, number {nth} begins with {kwargs['first_word']!r}"
     return Checked(passed, {"paragraphs": len(paragraphs), "first_word": word[:80]}, wanted)
@@ -321,7 +327,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "language:response_language": Rule(response_language, {"language": "language"}),
     "length_constraints:nth_paragraph_first_word": Rule(
-        nth_paragraph_first_word, {"num_paragraphs": "count", "nth_paragraph": "count", "first_word": "text"}
+        nth_paragraph_first_word, {"num_paragraphs": "count", "nth_paragraph": "position", "first_word": "text"}
     ),
     "length_constraints:number_paragraphs": Rule(number_paragraphs, {"num_paragraphs": "count"}),
     "length_constraints:number_sentences": Rule(number_sentences, {"relation": "relation", "num_sentences": "count"}),

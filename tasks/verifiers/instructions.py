@@ -1,6 +1,8 @@
-"""Instruction following: the mean of a response's constraint checks (IFEval, arXiv 2311.07911), strict mode.
+"""Instruction following: the mean of a response's constraint checks (IFEval, arXiv 2311.07911; IFBench, 2507.02833).
 
-`validate_constraints` is for ingest: a constraint that no rule knows is an error there, never a pass here.
+Strict mode checks the response as it stands; loose mode takes a constraint as kept if any of IFEval's eight variants
+of the response keeps it. `validate_constraints` is for ingest: a constraint that no rule knows is an error there,
+never a pass here.
 """
 
 from __future__ import annotations
@@ -8,12 +10,19 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from tasks.verifiers.instruction_rules import LANGUAGES, RELATIONS, RULES, Kind
+from tasks.verifiers import instruction_ifbench, instruction_ifbench_format, instruction_rules
+from tasks.verifiers.instruction_rules import LANGUAGES, RELATIONS, Kind, Rule
 from tasks.verifiers.verdict import Constraint, Item, Judgement, Status, settings_hash, unscored
 
-RULES_REVISION = 1  # raise it whenever a rule in instruction_rules.py can change a verdict
+RULES_REVISION = 2  # raise it whenever a rule in instruction_*.py can change a verdict
+RULES: Mapping[str, Rule] = {
+    **instruction_rules.RULES,
+    **instruction_ifbench.RULES,
+    **instruction_ifbench_format.RULES,
+}
+Mode = Literal["strict", "loose"]
 
 
 class UnknownConstraint(ValueError):
@@ -46,13 +55,12 @@ def usable_kwargs(constraint: Constraint) -> dict[str, Any]:
 
 
 def _usable_value(constraint_id: str, name: str, kind: Kind, value: object) -> object:
-    if kind == "count":
+    if kind in ("count", "position"):
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # JSON and Parquet turn whole numbers into floats
-        usable = (
-            isinstance(value, int) and not isinstance(value, bool) and value >= (1 if name == "nth_paragraph" else 0)
-        )
-        allowed = "a whole number"
+        least = 1 if kind == "position" else 0
+        usable = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        allowed = f"a whole number from {least} on"
     elif kind == "texts":
         usable = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, str) and v for v in value)
         allowed = "a list of texts"
@@ -69,23 +77,43 @@ def _usable_value(constraint_id: str, name: str, kind: Kind, value: object) -> o
     return value
 
 
+def variants(response: str, mode: Mode) -> dict[str, str]:
+    """The texts that a constraint may hold for, by what was removed; those that come out empty are left out.
+
+    Loose mode (IFEval, section 2.2): the response without its first line, its last, both, and each of the four without
+    asterisks, which forgives an introduction, a closing remark and Markdown emphasis.
+    """
+    if mode == "strict":
+        return {"": response}
+    lines = response.split("\n")
+    cut = {
+        "": response,
+        "first line": "\n".join(lines[1:]).strip(),
+        "last line": "\n".join(lines[:-1]).strip(),
+        "first and last line": "\n".join(lines[1:-1]).strip(),
+    }
+    bare = {f"{name}, asterisks".removeprefix(", "): text.replace("*", "") for name, text in cut.items()}
+    return {name: text for name, text in {**cut, **bare}.items() if text.strip()}
+
+
 class InstructionVerifier:
     """Score: share of an item's constraints that hold, 0..1; passes above `threshold`.
 
-    Evidence lists each constraint with `passed`, `measured` and `wanted`. No constraints: `unverifiable`. An
+    Evidence lists each constraint with `passed`, `measured` and `wanted`, in loose mode also what had to be `removed`
+    from the response for it to hold. No constraints: `unverifiable`. An
     empty answer: `no_answer`. `judge` raises `UnknownConstraint` or `InvalidConstraint` for items that ingest
     should have refused.
     """
 
     name = "instructions"
 
-    def __init__(self, *, threshold: float = 0.99) -> None:
-        self.threshold = threshold
+    def __init__(self, *, threshold: float = 0.99, mode: Mode = "strict") -> None:
+        self.threshold, self.mode = threshold, mode
 
     @property
     def version(self) -> str:
         """Version of langdetect, revision of our rules, hash of the settings."""
-        settings = settings_hash({"threshold": self.threshold, "mode": "strict"})
+        settings = settings_hash({"threshold": self.threshold, "mode": self.mode})
         library = f"langdetect {importlib.metadata.version('langdetect')}"
         return f"{library}; rules {RULES_REVISION}; settings {settings}"
 
@@ -100,19 +128,22 @@ class InstructionVerifier:
         arguments = [usable_kwargs(constraint) for constraint in item.constraints]
         if not item.answer_content.strip():
             return Judgement(0.0, False, "no_answer", None, {"reason": "empty answer"}, time.perf_counter() - started)
-        checks: list[Mapping[str, object]] = []
-        for constraint, kwargs in zip(item.constraints, arguments, strict=True):
-            checked = RULES[constraint.id].check(item.answer_content, kwargs)
-            checks.append(
-                {
-                    "id": constraint.id,
-                    "passed": checked.passed,
-                    "measured": checked.measured,
-                    "wanted": checked.wanted,
-                }
-            )
+        texts = variants(item.answer_content, self.mode)
+        checks = [_check(one, kwargs, texts) for one, kwargs in zip(item.constraints, arguments, strict=True)]
         score = sum(1 for check in checks if check["passed"]) / len(checks)
         passed = score > self.threshold
         status: Status = "accepted" if passed else "wrong_answer"
-        evidence: dict[str, object] = {"constraints": checks, "mode": "strict"}
+        evidence: dict[str, object] = {"constraints": checks, "mode": self.mode}
         return Judgement(score, passed, status, None, evidence, time.perf_counter() - started)
+
+
+def _check(constraint: Constraint, kwargs: dict[str, Any], texts: Mapping[str, str]) -> dict[str, object]:
+    """The check of the first text that keeps the constraint, else of the response itself."""
+    rule = RULES[constraint.id]
+    checks = ((removed, rule.check(text, kwargs)) for removed, text in texts.items())
+    as_written = next(checks)
+    removed, checked = (
+        as_written if as_written[1].passed else next((one for one in checks if one[1].passed), as_written)
+    )
+    found = {"id": constraint.id, "passed": checked.passed, "measured": checked.measured, "wanted": checked.wanted}
+    return found | ({"removed": removed} if removed else {})

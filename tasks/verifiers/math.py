@@ -9,49 +9,25 @@ both, which counts as `infra_error`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import json
-import os
 import queue
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from tasks.verifiers.answer import (
-    MAX_ANSWER_CHARS,
-    Extracted,
-    QuickVerdict,
-    check_rules,
-    extract,
-    quick_compare,
-)
+from tasks.verifiers.answer import MAX_ANSWER_CHARS, Extracted, check_rules, extract
+from tasks.verifiers.answer_compare import QuickVerdict, compare_ending, quick_compare
+from tasks.verifiers.answer_statement import stated_answer
+from tasks.verifiers.math_pool import Pair, Worker
 from tasks.verifiers.verdict import Item, Judgement, Status, settings_hash, unscored
 
-RULES_REVISION = 1  # raise it whenever a rule in answer.py or math_worker.py can change a verdict
+RULES_REVISION = 2  # raise it whenever a rule in answer*.py or math_*.py can change a verdict
 CHUNK = 32
-START_TIMEOUT_S = 120.0
 EVIDENCE_CHARS = 500
-
-
-class MathWorkerError(RuntimeError):
-    """A math worker could not be started; the message says what it printed."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    reference: str
-    answer: str
-    whole_text: bool
+KEPT_REFERENCES = 4096
 
 
 class MathVerifier:
@@ -85,8 +61,9 @@ class MathVerifier:
         markers = [rule for rule in self.answer_from if rule.startswith("marker:")]
         self.reference_from = check_rules(reference_from or ("boxed", *markers, "whole"), reference=True)
         self.timeout_s, self.memory_mb, self.workers = timeout_s, memory_mb, workers
-        self._slots: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._all = [_Worker(timeout_s, memory_mb) for _ in range(workers)]
+        self._references: dict[str, Extracted | None] = {}
+        self._slots: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._all = [Worker(timeout_s, memory_mb) for _ in range(workers)]
         for worker in self._all:
             self._slots.put(worker)
 
@@ -111,45 +88,55 @@ class MathVerifier:
         4,000 characters), time_limit, memory_limit, unverifiable (no reference, or one over 4,000
         characters), infra_error."""
         judgements: list[Judgement | None] = [None] * len(items)
-        open_pairs: list[tuple[int, Extracted, Extracted, _Pair]] = []
+        open_pairs: list[tuple[int, Extracted, Extracted]] = []
         for index, item in enumerate(items):
             started = time.perf_counter()
-            reference = extract(item.ground_truth or "", self.reference_from)
-            if reference is None or len(reference.text) > MAX_ANSWER_CHARS:
-                reason = "no reference answer" if reference is None else f"reference over {MAX_ANSWER_CHARS} characters"
-                judgements[index] = unscored("unverifiable", reason)
-                continue
-            answer = extract(item.answer_content, self.answer_from)
-            if answer is None:
-                looked: dict[str, object] = {
-                    "reason": f"nothing found by {', '.join(self.answer_from)}",
-                    "reference": _shown(reference.text),
-                }
-                judgements[index] = Judgement(0.0, False, "no_answer", None, looked, time.perf_counter() - started)
-                continue
-            whole_text = answer.rule == "last_expression"
-            if len(answer.text) > MAX_ANSWER_CHARS and not whole_text:
-                evidence = _evidence(answer, reference, "none") | {
-                    "reason": f"answer over {MAX_ANSWER_CHARS} characters"
-                }
-                judgements[index] = Judgement(0.0, False, "wrong_format", None, evidence, time.perf_counter() - started)
-                continue
-            quick = quick_compare(reference.text, answer.text, whole_text=whole_text)
-            if quick is None:
-                open_pairs.append((index, answer, reference, _Pair(reference.text, answer.text, whole_text)))
+            decided = self._by_rules(item)
+            if isinstance(decided, Judgement):
+                judgements[index] = replace(decided, seconds=time.perf_counter() - started)
             else:
-                judgements[index] = self._quick_judgement(quick, answer, reference, time.perf_counter() - started)
-        outcomes = self._compare([pair for *_, pair in open_pairs])
-        for (index, answer, reference, _), outcome in zip(open_pairs, outcomes, strict=True):
+                open_pairs.append((index, *decided))
+        outcomes = self._compare([Pair(reference.text, answer.text) for _, answer, reference in open_pairs])
+        for (index, answer, reference), outcome in zip(open_pairs, outcomes, strict=True):
             judgements[index] = self._judgement(outcome, answer, reference)
         return [judgement for judgement in judgements if judgement is not None]
 
-    def _quick_judgement(
-        self, quick: QuickVerdict, answer: Extracted, reference: Extracted, seconds: float
-    ) -> Judgement:
+    def _by_rules(self, item: Item) -> Judgement | tuple[Extracted, Extracted]:
+        """The judgement where no symbolic work is needed, else answer and reference."""
+        reference = self._reference(item.ground_truth or "")
+        if reference is None:
+            return unscored("unverifiable", "no reference answer")
+        if len(reference.text) > MAX_ANSWER_CHARS:
+            return unscored("unverifiable", f"reference over {MAX_ANSWER_CHARS} characters")
+        answer = extract(item.answer_content, self.answer_from)
+        if answer is not None and answer.rule == "last_expression":
+            ending = compare_ending(reference.text, answer.text)
+            if ending is not None:
+                return self._quick_judgement(ending, answer, reference)
+            stated = stated_answer(answer.text, item.question, equation="=" in reference.text)
+            answer = None if stated is None else Extracted(stated, answer.rule)
+        if answer is None:
+            reason = f"nothing found by {', '.join(self.answer_from)}"
+            evidence: dict[str, object] = {"reason": reason, "reference": _shown(reference.text)}
+            return Judgement(0.0, False, "no_answer", None, evidence, 0.0)
+        if len(answer.text) > MAX_ANSWER_CHARS:
+            evidence = _evidence(answer, reference, "none") | {"reason": f"answer over {MAX_ANSWER_CHARS} characters"}
+            return Judgement(0.0, False, "wrong_format", None, evidence, 0.0)
+        quick = quick_compare(reference.text, answer.text, question=item.question)
+        return (answer, reference) if quick is None else self._quick_judgement(quick, answer, reference)
+
+    def _reference(self, ground_truth: str) -> Extracted | None:
+        """The reference answer, kept: the same one meets many answers."""
+        if ground_truth not in self._references:
+            if len(self._references) >= KEPT_REFERENCES:
+                self._references.clear()
+            self._references[ground_truth] = extract(ground_truth, self.reference_from)
+        return self._references[ground_truth]
+
+    def _quick_judgement(self, quick: QuickVerdict, answer: Extracted, reference: Extracted) -> Judgement:
         score = 1.0 if quick.decision == "accepted" else 0.0
         evidence = _evidence(answer, reference, quick.path)
-        return Judgement(score, score > self.threshold, quick.decision, quick.answer, evidence, seconds)
+        return Judgement(score, score > self.threshold, quick.decision, quick.answer, evidence, 0.0)
 
     def _judgement(self, outcome: dict[str, Any], answer: Extracted, reference: Extracted) -> Judgement:
         status: Status = outcome["status"]
@@ -161,7 +148,7 @@ class MathVerifier:
         score = 1.0 if status == "accepted" else 0.0
         return Judgement(score, score > self.threshold, status, outcome.get("answer"), evidence, outcome["seconds"])
 
-    def _compare(self, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+    def _compare(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         chunk = max(1, min(CHUNK, -(-len(pairs) // self.workers)))
         chunks = [pairs[start : start + chunk] for start in range(0, len(pairs), chunk)]
         if len(chunks) <= 1:
@@ -169,7 +156,7 @@ class MathVerifier:
         with ThreadPoolExecutor(min(self.workers, len(chunks)), thread_name_prefix="math") as threads:
             return [outcome for done in threads.map(self._compare_chunk, chunks) for outcome in done]
 
-    def _compare_chunk(self, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+    def _compare_chunk(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         worker = self._slots.get()
         try:
             return worker.compare(pairs)
@@ -202,150 +189,3 @@ def _evidence(answer: Extracted, reference: Extracted, path: str) -> dict[str, o
         "reference_from": reference.rule,
         "path": path,
     }
-
-
-# ------------------------------------------------------------------------------------------------- workers
-
-
-class _WorkerDied(Exception):
-    """The worker ended or was silent; `by_clock` if we ended it because wall time ran out."""
-
-    def __init__(self, returncode: int, *, by_clock: bool = False) -> None:
-        super().__init__(returncode)
-        self.returncode, self.by_clock = returncode, by_clock
-
-
-class _Worker:
-    """One `math_worker` process at a time, restarted as pairs kill it. Used by one thread at a time."""
-
-    def __init__(self, timeout_s: float, memory_mb: int) -> None:
-        self.timeout_s, self.memory_mb = timeout_s, memory_mb
-        self.wall_s = 10 * timeout_s + 30
-        self._process: subprocess.Popen[bytes] | None = None
-        self._unread = b""
-
-    def compare(self, pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
-        """One outcome a pair: `status`, `seconds`, and `path`, `answer` or `reason`."""
-        outcomes: list[dict[str, Any]] = []
-        died_before = False
-        while len(outcomes) < len(pairs):
-            started = time.perf_counter()
-            done_before = len(outcomes)
-            try:
-                self._start()
-                self._send(pairs[len(outcomes) :])
-                while len(outcomes) < len(pairs):
-                    started = time.perf_counter()
-                    outcomes.append(self._receive(self.wall_s))
-                    if outcomes[-1]["status"] == "memory_limit":
-                        self.stop()  # it ends by itself after one of these
-                        break
-                died_before = False
-            except _WorkerDied as death:
-                # All but its own time limit gets a second try: something outside may have killed it.
-                final = death.returncode == -signal.SIGPROF or (died_before and len(outcomes) == done_before)
-                died_before = not final
-                if final:
-                    outcomes.append(_outcome_of(death, time.perf_counter() - started))
-            except MathWorkerError as error:
-                missing = len(pairs) - len(outcomes)
-                outcomes += [{"status": "infra_error", "reason": str(error), "seconds": 0.0}] * missing
-        return outcomes
-
-    def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            return
-        self.stop()
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        arguments = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tasks.verifiers.math_worker",
-            str(self.timeout_s),
-            str(self.memory_mb),
-        ]
-        with tempfile.TemporaryFile() as complaints:
-            self._process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-            )
-            try:
-                self._receive(START_TIMEOUT_S)
-            except _WorkerDied as death:
-                complaints.seek(0)
-                said = complaints.read()[-400:].decode(errors="replace").strip()
-                raise MathWorkerError(f"math worker did not start (exit {death.returncode}): {said}") from death
-
-    def _send(self, pairs: Sequence[_Pair]) -> None:
-        request = {"pairs": [[pair.reference, pair.answer, pair.whole_text] for pair in pairs]}
-        stream = self._stream("stdin")
-        try:
-            stream.write(json.dumps(request).encode() + b"\n")
-            stream.flush()
-        except OSError:
-            raise _WorkerDied(self._end()) from None
-
-    def _receive(self, wall_s: float) -> dict[str, Any]:
-        """The next line of the worker. Raises `_WorkerDied` if it ends, or says nothing for `wall_s`
-        seconds."""
-        stream = self._stream("stdout")
-        poll = select.poll()
-        poll.register(stream, select.POLLIN | select.POLLHUP)
-        deadline = time.monotonic() + wall_s
-        while b"\n" not in self._unread:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self._end()
-                raise _WorkerDied(-signal.SIGKILL, by_clock=True)
-            part = os.read(stream.fileno(), 1 << 16)
-            if not part:
-                raise _WorkerDied(self._end())
-            self._unread += part
-        line, self._unread = self._unread.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def _stream(self, name: str) -> IO[bytes]:
-        stream: IO[bytes] | None = getattr(self._process, name, None)
-        if stream is None:
-            raise _WorkerDied(0)
-        return stream
-
-    def _end(self) -> int:
-        """Kill what is left and give the exit status (negative: the signal that ended it)."""
-        process, self._process, self._unread = self._process, None, b""
-        if process is None:
-            return 0
-        try:
-            process.wait(timeout=0.2 if process.stdout is not None and process.poll() is None else 0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        returncode = process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # what was still buffered for a dead worker
-                    stream.close()
-        return returncode
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._end()
-
-
-def _outcome_of(death: _WorkerDied, seconds: float) -> dict[str, Any]:
-    if death.by_clock:
-        return {
-            "status": "infra_error",
-            "reason": "no answer in wall time; the machine is overloaded",
-            "seconds": seconds,
-        }
-    if death.returncode == -signal.SIGPROF:
-        return {"status": "time_limit", "reason": "CPU time of the pair used up", "seconds": seconds}
-    # Out of memory where Python can't raise, or out of C stack: the pair's doing, since it happened twice.
-    reason = f"the worker died twice on this pair (exit {death.returncode})"
-    return {"status": "memory_limit", "reason": reason, "seconds": seconds}

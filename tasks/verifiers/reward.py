@@ -1,16 +1,14 @@
 """A reward model as verifier: sequence classification by transformers, in batches, on GPU or CPU.
 
-One output: score = sigmoid(logit). Several, named by the model's labels: (coherence + correctness +
-helpfulness) / 12, each on HelpSteer's 0–4 scale (DeepDistill, arXiv 2504.17565, multi-turn and other: passes
-above 0.7). The model's chat template is applied once, without a second set of special tokens. No code from a
-model's repository runs (`trust_remote_code` is off).
+The model's chat template is applied once, without a second set of special tokens. How outputs become a score:
+`reward_rule`; a model on a server: `reward_endpoint`. No code from a model's repository runs (`trust_remote_code` is
+off), so models that bring their own class are not covered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -18,21 +16,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tasks.verifiers.reward_rule import (
+    RULES_REVISION,
+    RewardModelError,
+    RewardRules,
+    dialogue,
+    empty_answer,
+    judge_outputs,
+)
 from tasks.verifiers.verdict import Item, Judgement, settings_hash, unscored
 
-RULES_REVISION = 1
-ATTRIBUTES = ("coherence", "correctness", "helpfulness")
 _WHOLE_HASH_BYTES = 64 << 20
 
 
-class RewardModelError(RuntimeError):
-    """A model that can't serve as a reward model; the message says why and what would do."""
-
-
 class RewardModel:
-    """Score 0..1 of an answer to its question; passes above `threshold`.
+    """Score 0..1 of an answer to its question, as `rules` say.
 
-    `model` is a folder or a hub name, `revision` a hub commit. `max_tokens` defaults to what the model takes;
+    `model` is a folder or a hub name, `revision` a hub commit; `outputs` names the model's outputs in order, None takes
+    its own labels. `max_tokens` defaults to what the model takes;
     of a longer dialogue the end is read, and the evidence says so. The model is loaded at the first `judge`,
     or by `with`; loading raises `RewardModelError`, or OSError for a model that isn't there. Calls from
     several threads take turns.
@@ -46,16 +47,20 @@ class RewardModel:
         *,
         revision: str | None = None,
         batch_size: int = 8,
-        threshold: float = 0.7,
+        rules: RewardRules | None = None,
+        outputs: Sequence[str] | None = None,
         max_tokens: int | None = None,
         device: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.revision, self.batch_size = model, revision, batch_size
-        self.threshold, self.max_tokens, self.device = threshold, max_tokens, device
+        self.rules = rules or RewardRules()
+        self.threshold = self.rules.default.threshold
+        self.max_tokens, self.device = max_tokens, device
         self._loaded: tuple[Any, Any] | None = None
-        self._labels: list[int] | None = None  # columns of ATTRIBUTES; None: a single logit
+        self._named = tuple(outputs) if outputs else None
+        self._outputs: tuple[str, ...] = ()  # known once the model is loaded
         self._version: str | None = None
         self._turn = threading.RLock()
 
@@ -65,7 +70,9 @@ class RewardModel:
         settings."""
         with self._turn:
             if self._version is None:
-                settings = settings_hash({"threshold": self.threshold, "max_tokens": self.max_tokens})
+                settings = settings_hash(
+                    {"rules": self.rules.as_json(), "outputs": self._named, "max_tokens": self.max_tokens}
+                )
                 transformers = f"transformers {importlib.metadata.version('transformers')}"
                 name = f"{self.model}@{self._resolved_revision()}"
                 self._version = f"{name}; {transformers}; rules {RULES_REVISION}; settings {settings}"
@@ -85,10 +92,10 @@ class RewardModel:
         memory)."""
         with self._turn:
             judgements: list[Judgement | None] = [None] * len(items)
-            encoded: list[tuple[int, list[int], int]] = []
+            encoded: list[tuple[int, list[int], int]] = []  # place in items, tokens, dropped tokens
             for index, item in enumerate(items):
                 if not item.answer_content.strip():
-                    judgements[index] = Judgement(0.0, False, "no_answer", None, {"reason": "empty answer"}, 0.0)
+                    judgements[index] = empty_answer()
                     continue
                 tokens, dropped = self._encode(item)
                 encoded.append((index, tokens, dropped))
@@ -97,13 +104,13 @@ class RewardModel:
             size = self.batch_size if tokenizer is not None and tokenizer.pad_token_id is not None else 1
             for start in range(0, len(encoded), size):
                 batch = encoded[start : start + size]
-                for (index, _, dropped), judgement in zip(batch, self._judge_batch(batch), strict=True):
+                for (index, _, dropped), judgement in zip(batch, self._judge_batch(batch, items), strict=True):
                     if dropped:
                         judgement.evidence["tokens_dropped"] = dropped
                     judgements[index] = judgement
             return [judgement for judgement in judgements if judgement is not None]
 
-    def _judge_batch(self, batch: Sequence[tuple[int, list[int], int]]) -> list[Judgement]:
+    def _judge_batch(self, batch: Sequence[tuple[int, list[int], int]], items: Sequence[Item]) -> list[Judgement]:
         import torch
 
         started = time.perf_counter()
@@ -114,9 +121,12 @@ class RewardModel:
             if len(batch) == 1:
                 return [unscored("infra_error", "out of GPU memory", time.perf_counter() - started)]
             half = len(batch) // 2
-            return self._judge_batch(batch[:half]) + self._judge_batch(batch[half:])
+            return self._judge_batch(batch[:half], items) + self._judge_batch(batch[half:], items)
         seconds = (time.perf_counter() - started) / len(batch)
-        return [self._judgement(row, seconds) for row in rows]
+        return [
+            judge_outputs(row, self._outputs, self.rules.of(items[index].category), {"model": self.model}, seconds)
+            for (index, _, _), row in zip(batch, rows, strict=True)
+        ]
 
     def _logits(self, batch: Sequence[list[int]]) -> list[list[float]]:
         """Raw outputs, one row a dialogue. Right padding, which sequence classification expects."""
@@ -132,29 +142,10 @@ class RewardModel:
         rows: list[list[float]] = logits.float().cpu().tolist()
         return rows
 
-    def _judgement(self, row: Sequence[float], seconds: float) -> Judgement:
-        if not all(math.isfinite(value) for value in row):
-            return unscored("infra_error", "the reward model's output is not finite", seconds)
-        evidence: dict[str, object] = {"model": self.model}
-        if self._labels is None:
-            score = 1 / (1 + math.exp(-max(-60.0, min(60.0, row[0]))))
-            evidence["logit"] = round(row[0], 5)
-        else:
-            values = {name: row[column] for name, column in zip(ATTRIBUTES, self._labels, strict=True)}
-            score = min(1.0, max(0.0, sum(values.values()) / 12))
-            evidence |= {name: round(value, 5) for name, value in values.items()}
-        score = round(score, 5)  # padding to another length moves the sixth decimal
-        passed = score > self.threshold
-        return Judgement(score, passed, "accepted" if passed else "wrong_answer", None, evidence, seconds)
-
     def _encode(self, item: Item) -> tuple[list[int], int]:
         """Token ids of the dialogue, and how many were dropped at its beginning."""
         model, tokenizer = self._load()
-        messages = [
-            {"role": "user", "content": item.question},
-            {"role": "assistant", "content": item.answer_content},
-        ]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = tokenizer.apply_chat_template(dialogue(item), tokenize=False)
         tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has them
         room = self.max_tokens or getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         dropped = max(0, len(tokens) - int(room))
@@ -172,13 +163,23 @@ class RewardModel:
                     f"{self.model} has no chat template; a reward model needs one to read a dialogue"
                 )
             model = AutoModelForSequenceClassification.from_pretrained(self.model, **source)
-            self._labels = attribute_columns(self.model, model.config)
+            self._outputs = self._output_names(model.config)
             if model.config.pad_token_id is None:
                 model.config.pad_token_id = tokenizer.pad_token_id
             device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
             model = model.float() if device == "cpu" else model.bfloat16()
             self._loaded = (model.to(device).eval(), tokenizer)
         return self._loaded
+
+    def _output_names(self, config: Any) -> tuple[str, ...]:
+        """The recipe's names, else the model's labels, in the order of its outputs. Raises RewardModelError."""
+        names = self._named or tuple(str(config.id2label[place]) for place in range(config.num_labels))
+        if len(names) != config.num_labels:
+            raise RewardModelError(
+                f"{self.model} has {config.num_labels} outputs, verify.reward.outputs names {len(names)}"
+            )
+        self.rules.check(self.model, names)
+        return names
 
     def close(self) -> None:
         """Free the model. A later `judge` loads it again."""
@@ -194,22 +195,6 @@ class RewardModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def attribute_columns(name: str, config: Any) -> list[int] | None:
-    """None for a model of one output, else the columns of coherence, correctness and helpfulness by the
-    labels' names."""
-    if config.num_labels == 1:
-        return None
-    labels = {str(label).lower(): int(column) for column, label in config.id2label.items()}
-    columns = [
-        next((column for label, column in labels.items() if attribute in label), None) for attribute in ATTRIBUTES
-    ]
-    if None in columns:
-        raise RewardModelError(
-            f"{name} has the labels {', '.join(labels)}; wanted one output, or labels named {', '.join(ATTRIBUTES)}"
-        )
-    return [column for column in columns if column is not None]
 
 
 def folder_hash(folder: Path) -> str:

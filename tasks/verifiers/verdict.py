@@ -41,9 +41,17 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Message:
+    """One turn of a dialogue."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Item:
-    """One response to judge. `question` is the text of the last user message, `answer_content` what follows
-    the thinking."""
+    """One response to judge. `question` is the text of the last user message, `earlier` what was said before it (system
+    message included), `answer_content` what follows the thinking."""
 
     question_id: str
     category: str
@@ -52,6 +60,7 @@ class Item:
     answer_content: str
     think_content: str | None = None
     constraints: tuple[Constraint, ...] = ()
+    earlier: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def test_changed_setting_redoes_only_what_reads_it(stillhouse, copied) -> None:
 def test_from_makes_a_stage_and_all_after_it_again(stillhouse, copied) -> None:
     old = set(commits(copied.workspace))
     stillhouse("run", copied.recipe, "--workspace", copied.workspace, "--from", "grade")
-    assert {path.parts[-3] for path in set(commits(copied.workspace)) - old} == {"grade", "select", "export", "report"}
+    made = {path.parts[-3] for path in set(commits(copied.workspace)) - old}
+    assert made == {"weigh", "grade", "compare", "select", "export", "report"}
 
 
 def test_until_and_single_stages(stillhouse, finished, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_until_and_single_stages(stillhouse, finished, tmp_path: Path) -> None:
     stillhouse("run", finished.recipe, "--workspace", workspace, "--until", "curate")
     assert {path.parts[-3] for path in commits(workspace)} == {"ingest", "screen", "dedup", "curate"}
     text = stillhouse("grade", finished.recipe, "--workspace", workspace, code=1)
-    assert "grade reads curate, verify.good, verify.poor, and not all of that is there" in text
+    assert "weigh reads curate, verify.good, verify.poor, and not all of that is there" in text
     assert "Traceback" not in text
 
 

@@ -15,7 +15,7 @@ from storage.database import open_views
 from storage.manifest import Book, Inputs
 from storage.schemas import TABLES
 from storage.workspace import ALL, Workspace
-from tasks.grade import GradeSettings, grade
+from tasks.grade import GradeSettings, grade_steps
 from tasks.report import report_step, visible, write_report
 from tasks.step import Context, Work
 
@@ -124,10 +124,9 @@ def build(root: Path) -> Workspace:
         numbers = [number for number in range(9) if made.shard_of(identity(number)) == shard]
         kept = [number for number in numbers if number != 8]
         _commit_questions(made, shard, numbers, kept)
-        outcomes: list[dict[str, Any]] = []
         for teacher in TEACHERS:
-            outcomes += _commit_teacher(made, shard, teacher, kept)
-        _commit_grades(made, shard, kept, outcomes)
+            _commit_teacher(made, shard, teacher, kept)
+    _commit_grades(made)
     made.begin("export", ALL, INPUTS, run_id="run").commit_result([Book("example", 11, 11)], content="export")
     return made
 
@@ -146,7 +145,7 @@ def _commit_questions(made: Workspace, shard: str, numbers: list[int], kept: lis
     made.begin("curate", shard, INPUTS, run_id="run").commit("curated", curated, gone, [book])
 
 
-def _commit_teacher(made: Workspace, shard: str, teacher: str, kept: list[int]) -> list[dict[str, Any]]:
+def _commit_teacher(made: Workspace, shard: str, teacher: str, kept: list[int]) -> None:
     asked = [(number, response(number, teacher, sample)) for number in kept for sample in (0, 1)]
     answered = [(number, row) for number, row in asked if row["error_kind"] is None]
     waiting = len(asked) - len(answered)
@@ -158,17 +157,11 @@ def _commit_teacher(made: Workspace, shard: str, teacher: str, kept: list[int]) 
     made.begin(f"verify.{teacher}", shard, INPUTS, run_id="run").commit(
         "verdicts", rows("verdicts", *verdicts), [], [book]
     )
-    return verdicts
 
 
-def _commit_grades(made: Workspace, shard: str, kept: list[int], outcomes: list[dict[str, Any]]) -> None:
-    graded = []
-    for number in kept:
-        known = {name: question(number)[name] for name in ("question_id", "category", "split")}
-        own = [row for row in outcomes if row["question_id"] == known["question_id"]]
-        graded.append(grade(known, own, GradeSettings(), TEACHERS))
-    book = Book("question", len(kept), len(kept))
-    made.begin("grade", shard, INPUTS, run_id="run").commit("grades", rows("grades", *graded), [], [book])
+def _commit_grades(made: Workspace) -> None:
+    for step in grade_steps(GradeSettings(), TEACHERS):
+        step.run(Context(made, "run"), step, [Work(shard, INPUTS, "first run") for shard in step.shards(made)])
 
 
 def train(made: Workspace, name: str = "student") -> None:

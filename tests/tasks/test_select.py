@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.select import SelectSettings, choose, judge_question
+from tasks.select import SelectSettings, choose, judge_question, on_basis
 
 GRADE = {
     "question_id": "a" * 32,
@@ -15,6 +15,8 @@ GRADE = {
     "pass_rate": 0.5,
     "cv": 1.155,
     "best_score": 1.0,
+    "basis": "verifiers",
+    "majority_answer": "7",
 }
 DEEP = SelectSettings(method="deepdistill")
 
@@ -78,6 +80,18 @@ def test_responses_above_the_threshold_are_chosen_best_first():
     }
     limited = {one["response_id"]: why for one, why in choose(rows, SelectSettings(max_per_question=1))}
     assert limited["c"] is None and limited["b"] == "over_max_per_question"
+
+
+def test_where_a_vote_is_the_basis_those_who_agree_are_chosen():
+    rows = [row(name, None, None, "unverifiable") | {"answer": name} for name in ("7", "5")] + [
+        row("none", None, None, "unverifiable") | {"answer": None}
+    ]
+    voted = {
+        one["response_id"]: why for one, why in choose(on_basis(rows, GRADE | {"basis": "vote"}), SelectSettings())
+    }
+    assert voted == {"7": None, "5": "not_passed", "none": "not_passed"}
+    assert on_basis(rows, GRADE) == rows
+    assert judge(SelectSettings(), basis="vote") == (True, "voted")
 
 
 def test_ties_do_not_depend_on_the_order():

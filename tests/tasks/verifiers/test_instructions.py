@@ -1,5 +1,5 @@
-"""Proves each of the 25 IFEval rules with texts that keep it and texts that break it, and that bad
-constraints are refused."""
+"""Proves each of the 25 IFEval rules with texts that keep it and texts that break it, strict and loose mode, and that
+bad constraints are refused. The rules of IFBench have a file of their own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tasks.verifiers.instructions import (
     InvalidConstraint,
     UnknownConstraint,
     validate_constraints,
+    variants,
 )
 from tasks.verifiers.verdict import Constraint, Item
 
@@ -105,7 +106,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         "length_constraints:nth_paragraph_first_word",
         {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "President"},
         ["One.\n\npresident, two", "One.\n\n\n\n'President' two"],
-        ["One.\n\nThe president", "president", "a\n\npresident\n\nb"],
+        ["One.\n\nThe president", "president", "a\n\npresident\n\nb", "One.\n\n**President** two"],
     ),
     (
         "length_constraints:number_paragraphs",
@@ -167,6 +168,50 @@ def test_score_is_the_mean_and_evidence_lists_each_check() -> None:
     ]
 
 
+def test_the_eight_variants_of_loose_mode() -> None:
+    assert variants("*a*\nb\n*c*", "loose") == {
+        "": "*a*\nb\n*c*",
+        "first line": "b\n*c*",
+        "last line": "*a*\nb",
+        "first and last line": "b",
+        "asterisks": "a\nb\nc",
+        "first line, asterisks": "b\nc",
+        "last line, asterisks": "a\nb",
+        "first and last line, asterisks": "b",
+    }
+    assert variants("one *line*", "loose") == {"": "one *line*", "asterisks": "one line"}
+    assert variants("*a*\nb", "strict") == {"": "*a*\nb"}
+
+
+@pytest.mark.parametrize(
+    ("constraint_id", "kwargs", "text", "removed"),
+    [
+        ("startend:quotation", {}, 'Sure, here it is:\n"All of it."', "first line"),
+        ("punctuation:no_comma", {}, "No such thing.\nAnything else, dear?", "last line"),
+        ("combination:repeat_prompt", {"prompt_to_repeat": "Sing."}, "**Sing.** La", "asterisks"),
+        ("detectable_format:json_format", {}, "Sure:\n{}\nDone", "first and last line"),
+    ],
+)
+def test_loose_mode_forgives_what_strict_does_not(
+    constraint_id: str, kwargs: dict[str, Any], text: str, removed: str
+) -> None:
+    item = Item("q", "instruction", "Do it.", None, text, None, (Constraint(constraint_id, kwargs),))
+    [strict], [loose] = (InstructionVerifier(mode=mode).judge([item]) for mode in ("strict", "loose"))
+    assert (strict.passed, loose.passed) == (False, True)
+    assert loose.evidence["constraints"][0]["removed"] == removed  # type: ignore[index]
+    assert "removed" not in strict.evidence["constraints"][0]  # type: ignore[index]
+
+
+def test_loose_mode_needs_each_constraint_kept_by_some_variant_and_has_a_version_of_its_own() -> None:
+    constraints = (Constraint("startend:quotation"), Constraint("keywords:existence", {"keywords": ["Sure"]}))
+    text = 'Sure:\n"All of it."'
+    both = Item("q", "instruction", "Do it.", None, text, None, constraints)
+    neither = Item("q", "instruction", "Do it.", None, "no\nno\nno", None, constraints)
+    verifier = InstructionVerifier(mode="loose")
+    assert [judgement.score for judgement in verifier.judge([both, neither])] == [1.0, 0.0]
+    assert verifier.version != InstructionVerifier().version
+
+
 def test_no_constraints_and_no_answer() -> None:
     bare = Item("q", "instruction", "Do it.", None, "text")
     empty = Item("q", "instruction", "Do it.", None, " ", None, (Constraint("punctuation:no_comma"),))
@@ -204,7 +249,8 @@ def test_unknown_constraint_lists_the_valid_ones() -> None:
             {"relation": "more than", "num_words": 3},
             "'at least' or 'less than'",
         ),
-        ("length_constraints:number_words", {"relation": "at least", "num_words": "3"}, "whole number"),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": "3"}, "whole number from 0 on"),
+        ("sentence:keyword", {"word": "x", "N": 0}, "whole number from 1 on"),
         ("punctuation:no_comma", {"x": 1}, "takes no arguments; got x"),
         ("keywords:existence", {"keywords": "rain"}, "list of texts"),
         ("language:response_language", {"language": "zh"}, "zh-cn"),

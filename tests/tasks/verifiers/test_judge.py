@@ -1,19 +1,26 @@
-"""Proves the judge against a real HTTP server on loopback: scores, retries, refused schemas, hostile and
-broken replies."""
+"""Proves the judge against a real HTTP server on loopback: scores, retries, refused schemas, both orders, hostile and
+broken replies; and against a server with a real small model."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from aiohttp import web
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.verifiers.judge import MAX_ANSWER_CHARS, Judge, prompt
-from tasks.verifiers.verdict import Item
+from tasks.teachers import smollm2 as smollm2_model
+from tasks.teachers.teacher import TeacherError
+from tasks.verifiers.judge import MAX_ANSWER_CHARS, SCORE_SCHEMA, Judge, prompt, read_reply
+from tasks.verifiers.judge_endpoint import EndpointFault
+from tasks.verifiers.verdict import Item, Message
+from tests.tasks.verifiers import loopback
 
 KEY = "sk-very-secret"
 Reply = Callable[[dict[str, Any], int], tuple[int, Any]]
@@ -46,28 +53,8 @@ class Endpoint:
 @contextmanager
 def serving(reply: Reply) -> Iterator[Endpoint]:
     endpoint = Endpoint(reply)
-    loop = asyncio.new_event_loop()
-
-    async def start() -> web.AppRunner:
-        app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", endpoint.handle)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        endpoint.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner
-
-    runner = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
+    with loopback.serving({"/v1/chat/completions": endpoint.handle}) as endpoint.url:
         yield endpoint
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def item(answer: str = "Because of gravity.", reference: str | None = "Gravity.") -> Item:
@@ -156,6 +143,78 @@ def test_a_server_without_json_schema_is_asked_plainly() -> None:
         assert ["response_format" in body for body in endpoint.bodies] == [True, False, False]
 
 
+def test_one_refused_request_does_not_end_structured_output() -> None:
+    """A prompt that is too long is refused with and without the schema; the schema is not to blame."""
+
+    def reply(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        long = "xxxxx" in body["messages"][1]["content"]
+        return (400, "maximum context length") if long else (200, '{"reason": "ok", "score": 5}')
+
+    with serving(reply) as endpoint:
+        judge = Judge(endpoint.url, "m", attempts=3, concurrency=1)
+        judgements = judge.judge([item("xxxxx"), item()])
+        assert [judgement.status for judgement in judgements] == ["infra_error", "accepted"]
+        assert ["response_format" in body for body in endpoint.bodies] == [True, False, True]
+
+
+def test_the_request_is_what_openai_and_vllm_take() -> None:
+    with serving(always('{"reason": "same", "score": 5}')) as endpoint:
+        Judge(endpoint.url, "m").judge([item()])
+        [body] = endpoint.bodies
+    assert body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "verdict", "schema": SCORE_SCHEMA, "strict": True},
+    }
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["temperature"] == 0
+
+
+def places(text: str) -> list[str]:
+    return [line[2:].split()[0] for line in text.splitlines() if line.startswith("[[") and not line.startswith("[[/")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "score", "status"),
+    [
+        (5, 5, 1.0, "accepted"),
+        (5, 4, 0.9, "wrong_answer"),
+        (2, 3, 0.5, "wrong_answer"),
+        (5, 3.5, None, "unverifiable"),
+        (0, 5, None, "unverifiable"),
+    ],
+)
+def test_both_orders_are_asked_and_a_judge_that_contradicts_itself_has_no_opinion(
+    first: float, second: float, score: float | None, status: str
+) -> None:
+    def reply(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        order = places(body["messages"][1]["content"])
+        return 200, f'{{"reason": "{order[-1]} last", "score": {first if order[-1] == "CANDIDATE" else second}}}'
+
+    with serving(reply) as endpoint:
+        [judgement] = Judge(endpoint.url, "m", swap=True).judge([item()])
+        asked = sorted(places(body["messages"][1]["content"]) for body in endpoint.bodies)
+    assert asked == [["QUESTION", "CANDIDATE", "REFERENCE"], ["QUESTION", "REFERENCE", "CANDIDATE"]]
+    assert (judgement.score, judgement.status) == (score, status)
+    assert judgement.evidence["scores"] == [first, second]
+    assert judgement.evidence["score_0_to_5"] == (first + second) / 2
+
+
+def test_one_order_that_fails_is_an_infra_error() -> None:
+    def reply(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        swapped = places(body["messages"][1]["content"])[-1] == "REFERENCE"
+        return (500, "down") if swapped else (200, '{"reason": "same", "score": 5}')
+
+    with serving(reply) as endpoint:
+        [judgement] = Judge(endpoint.url, "m", swap=True, attempts=1).judge([item()])
+    assert (judgement.status, judgement.score) == ("infra_error", None)
+
+
+def test_the_judge_sees_the_dialogue_before_the_question() -> None:
+    earlier = (Message("system", "Answer in French."), Message("user", "Hi."), Message("assistant", "Salut."))
+    text = prompt(Item("q", "science", "Why?", "Gravity.", "La gravité.", earlier=earlier))
+    assert "system: Answer in French.\n\nuser: Hi.\n\nassistant: Salut.\n\nuser: Why?" in text
+
+
 def test_order_is_kept_and_concurrency_bounded() -> None:
     def reply(body: dict[str, Any], number: int) -> tuple[int, Any]:
         digit = body["messages"][1]["content"].partition("answer ")[2][0]
@@ -196,3 +255,73 @@ def test_an_answer_cannot_close_its_own_part() -> None:
 def test_version_knows_model_and_revision_but_not_the_endpoint() -> None:
     assert Judge("http://a", "m").version == Judge("http://b", "m", KEY).version
     assert Judge("http://a", "m").version != Judge("http://a", "m", revision="r2").version
+    assert Judge("http://a", "m").version != Judge("http://a", "m", swap=True).version
+
+
+class SmallModel:
+    """SmolLM2 behind /v1/chat/completions. With a JSON schema it fills in the score as constrained decoding does: the
+    digit that the model itself finds most likely; without, it writes what it likes. `schema` False refuses one."""
+
+    def __init__(self, path: str, schema: bool) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.schema = schema
+        self.said: list[str] = []
+
+    def digit(self, messages: list[dict[str, str]]) -> int:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text + '{"reason": "", "score": ', add_special_tokens=False, return_tensors="pt")
+        digits = [self.tokenizer(str(digit), add_special_tokens=False)["input_ids"][0] for digit in range(6)]
+        with torch.inference_mode():
+            return int(self.model(**ids).logits[0, -1, digits].argmax())
+
+    def write(self, messages: list[dict[str, str]]) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            made = self.model.generate(**ids, max_new_tokens=24, do_sample=False)
+        return str(self.tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if "response_format" in body and not self.schema:
+            return web.Response(status=400, text="response_format is not supported")
+        if "response_format" in body:
+            content = json.dumps({"reason": "", "score": self.digit(body["messages"])})
+        else:
+            content = self.write(body["messages"])
+        self.said.append(content)
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": content}}]})
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> str:
+    try:
+        smollm2_model.revision()
+    except TeacherError as error:
+        pytest.skip(str(error))
+    return str(smollm2_model.model_path())
+
+
+def test_a_real_model_with_structured_output(smollm2: str) -> None:
+    model = SmallModel(smollm2, schema=True)
+    items = [item("Because of gravity."), item("Bananas are yellow.")]
+    with loopback.serving({"/v1/chat/completions": model.handle}) as url:
+        judgements = Judge(url, "smollm2", attempts=1, concurrency=1).judge(items)
+    assert len(model.said) == 2
+    assert [judgement.score for judgement in judgements] == [json.loads(said)["score"] / 5 for said in model.said]
+    assert all(judgement.status in ("accepted", "wrong_answer") for judgement in judgements)
+
+
+def test_a_real_model_without_structured_output_is_read_or_ours(smollm2: str) -> None:
+    """What a 135M model writes is no verdict as often as not: then it is ours, never a low score."""
+    model = SmallModel(smollm2, schema=False)
+    with loopback.serving({"/v1/chat/completions": model.handle}) as url:
+        [judgement] = Judge(url, "smollm2", attempts=1).judge([item("Because of gravity.")])
+    [said] = model.said
+    try:
+        wanted = read_reply(json.dumps({"choices": [{"message": {"content": said}}]})).score / 5
+    except EndpointFault:
+        wanted = None
+    assert judgement.score == wanted
+    assert (judgement.status == "infra_error") == (wanted is None)
