@@ -65,6 +65,10 @@ class Recipe(Settings):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]} is used twice; every one needs its own")
+        names = [one.name for one in self.teachers]
+        for name in self.select.trace.thinking if self.select.trace else ():
+            if name not in names:
+                raise ValueError(f"select.trace.thinking: no teacher {name}; there are {', '.join(names) or 'none'}")
         if self.evaluate and not self.student:
             raise ValueError("evaluate needs a student: set `student`")
         if self.evaluate and not self.curate.heldout:

@@ -42,7 +42,7 @@ def self_test(loaded: LoadedRecipe, folder: Path | None, console: Console) -> bo
         _show_misses(console, one, "wrong answers accepted", one.false_accepts)
     found = faults(rates, settings.self_test)
     for line in found:
-        console.print(f"[red]over the limit:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"[red]not kept:[/] {escape(line)}", highlight=False, soft_wrap=True)
     return not found
 
 
@@ -71,6 +71,7 @@ def _show_misses(console: Console, rates: Rates, what: str, misses: Sequence[Mis
     more = f", the first {SHOWN_MISSES} of {len(misses)}" if len(misses) > SHOWN_MISSES else ""
     console.print(f"{rates.category}, {rates.verifier}: {what}{more}", highlight=False)
     for miss in misses[:SHOWN_MISSES]:
-        text = " ".join(miss.answer.split())[:SHOWN_CHARS]
+        shown = "".join(char if char.isprintable() else " " for char in miss.answer[:SHOWN_CHARS])
+        text = " ".join(shown.split())
         console.print(f"  {miss.question_id}  {miss.kind}, {miss.status}: {escape(text)}", highlight=False,
                       soft_wrap=True)  # fmt: skip

@@ -1,11 +1,11 @@
-"""Commands on a single file, without a workspace: `verify`."""
+"""Commands on a single file, without a workspace: `verify`, which also tests the verifiers themselves."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +19,14 @@ from flows.errors import UsageError
 from flows.launch import EXIT_PENDING
 from flows.progress import Bars
 from flows.recipe import check_recipe, load_recipe
+from flows.self_test import self_test
 from storage.files import write_file
 from tasks.question import BadRecord, lookup, to_question
 from tasks.sources import FileSource, Record, read_file
 from tasks.teachers.teacher import split_think
 from tasks.verifiers.bench import Bench, Subject
-from tasks.verifiers.outcome import Opinion, combine_opinions, judge_can_matter
+from tasks.verifiers.opinions import ask_verifiers
+from tasks.verifiers.outcome import combine_opinions
 from tasks.verifiers.settings import MathSettings, VerifySettings
 from tasks.verifiers.verdict import Judgement, unscored
 
@@ -45,8 +47,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet: one response a row.")],
-    out: Annotated[Path, typer.Option(help="Result: .parquet or .jsonl, one row an input row, in input order.")],
+    file: Annotated[Path | None, typer.Argument(help="JSONL, JSON, CSV or Parquet: one response a row.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result: .parquet or .jsonl, one row an input row, in input order.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the verify settings of this recipe.")] = None,
     answer_from: Annotated[
         list[str] | None,
@@ -64,12 +68,36 @@ def verify(
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Column names, such as question=problem.")
     ] = None,
+    self_test_: Annotated[
+        Path | None,
+        typer.Option(
+            "--self-test",
+            metavar="RECIPE",
+            help="Instead of a file: put right and wrong answers to this recipe's own questions to its verifiers.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="With --self-test: whose questions; default: the recipe's.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="With --self-test: questions of each category; default: the recipe's.")
+    ] = None,
 ) -> None:
     """Judge the responses in a file: math by rule, code in the sandbox, instructions by their constraints.
 
     A row holds question (or messages), category, response (or answer_content) and the means of verification:
     ground_truth; test_cases, language, entry_point, checker; instruction_constraints.
+
+    With --self-test RECIPE it judges the verifiers: exit status 1 if one is over a limit of `verify.self_test`.
     """
+    if self_test_ is not None:
+        if file or out or recipe:
+            raise UsageError("--self-test RECIPE takes no FILE, --out or --recipe; it draws its own questions")
+        chosen_sample = () if sample is None else (f"verify.self_test.sample={sample}",)
+        loaded = load_recipe(self_test_, (*(set_ or ()), *chosen_sample))
+        raise typer.Exit(0 if self_test(loaded, workspace, Console()) else 1)
+    if file is None or out is None:
+        raise UsageError("expected `verify FILE --out FILE`, or `verify --self-test RECIPE`")
     if out.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
     overrides = tuple(set_ or ())
@@ -116,36 +144,21 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
     subjects: list[Subject | Judgement] = [
         _subject(first + number, record, columns, category) for number, record in enumerate(batch)
     ]
-    opinions: list[list[Opinion]] = [[] for _ in batch]
-    for name in bench.order:
-        asked = [
-            (number, subject)
-            for number, subject in enumerate(subjects)
-            if isinstance(subject, Subject) and _is_asked(name, subject, opinions[number], settings)
-        ]
-        judged = bench.judge(name, [subject for _, subject in asked])
-        for (number, _), judgement in zip(asked, judged, strict=True):
-            opinions[number].append(Opinion(name, "", judgement))
+    opinions = iter(ask_verifiers(bench, [one for one in subjects if isinstance(one, Subject)], settings))
     rows = []
     for number, subject in enumerate(subjects):
         if isinstance(subject, Judgement):
             outcome, by, evidence = subject, None, dict(subject.evidence)
         else:
-            kind = subject.question["category"]
-            outcome = combine_opinions(opinions[number], settings.policy_for(kind), settings.verifiers(kind))
+            kind, own = subject.question["category"], next(opinions)
+            outcome = combine_opinions(own, settings.policy_for(kind), settings.verifiers(kind))
             by = outcome.evidence.get("by")
-            evidence = dict(outcome.evidence) | {one.verifier: one.judgement.evidence for one in opinions[number]}
+            evidence = dict(outcome.evidence) | {one.verifier: one.judgement.evidence for one in own}
         rows.append({
             "row": first + number, "verifier": by, "verify_score": outcome.score, "passed": outcome.passed,
             "status": outcome.status, "evidence": json.dumps(evidence, ensure_ascii=False, default=str),
         })  # fmt: skip
     return rows
-
-
-def _is_asked(name: str, subject: Subject, opinions: Sequence[Opinion], settings: VerifySettings) -> bool:
-    category = subject.question["category"]
-    route = settings.verifiers(category)
-    return name in route and (name != "judge" or judge_can_matter(opinions, settings.policy_for(category), route))
 
 
 def _subject(row: int, record: Record, columns: dict[str, str], category: str | None) -> Subject | Judgement:

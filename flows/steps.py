@@ -17,6 +17,7 @@ from tasks.grade_comparison import compare_step
 from tasks.ingest import ingest_step
 from tasks.report import report_step
 from tasks.select import select_step
+from tasks.self_test import self_test_step
 from tasks.step import Step
 from tasks.teachers.settings import TeacherBase
 from tasks.train import train_step
@@ -46,6 +47,8 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
         return _with_lanes(steps, workers(loaded))
     asked: Sequence[TeacherBase] = [one for one in recipe.teachers if teachers is None or one.name in teachers]
     number = workers(loaded)
+    if recipe.verify.self_test.limited():
+        steps.append(self_test_step(recipe.verify, recipe.sources, workers=number))
     steps += [generate_step(teacher, loaded.base) for teacher in asked]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
     steps += grade_steps(recipe.grade, [teacher.name for teacher in asked])

@@ -47,8 +47,8 @@ def self_test_step(settings: VerifySettings, sources: Sequence[Source], *, worke
             rates = run_self_test(questions, settings, bench)
         if found := faults(rates, settings.self_test):
             raise SelfTestFailed(
-                f"self-test: {'; '.join(found)}. No teacher was asked; `stillhouse verify --self-test RECIPE` lists the "
-                "answers, `verify.self_test` in the recipe sets the limits"
+                f"self-test: {'; '.join(found)}. No teacher was asked. `stillhouse verify --self-test RECIPE` lists "
+                "the answers; `verify.self_test` in the recipe sets the limits"
             )
         context.progress.advance(step.key, len(questions))
         book = Book("question", len(questions), len(questions))

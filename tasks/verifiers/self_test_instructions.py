@@ -1,8 +1,8 @@
 """Texts that keep or break instruction constraints, written from what the constraints mean, not from their rules.
 
 A right text is made where all of a question's constraints are among those of `kept_text`; a wrong one breaks one
-constraint, whatever the others say. What is not covered: IFBench's constraints, and IFEval's in combinations that get in
-each other's way (a wanted comma and none allowed); such questions give wrong texts only, or none.
+constraint, whatever the others say. What is not covered: IFBench's constraints, and IFEval's in combinations that get
+in each other's way (a wanted comma and none allowed); such questions give wrong texts only, or none.
 """
 
 from __future__ import annotations
@@ -106,18 +106,22 @@ def _missing(given: Mapping[str, Kwargs], lines: Sequence[str]) -> int:
 def _leaves_out(text: str, given: Mapping[str, Kwargs]) -> bool:
     """Whether the text has none of what the constraints forbid, counted in a way that never counts too little."""
     lowered = text.lower()
-    words = given.get("length_constraints:number_words", {})
-    sentences = given.get("length_constraints:number_sentences", {})
-    frequency = given.get("keywords:frequency", {})
-    return (
-        ("punctuation:no_comma" not in given or "," not in text)
-        and not any(word.lower() in lowered for word in given.get("keywords:forbidden_words", {}).get(
-            "forbidden_words", ()))
-        and (words.get("relation") != "less than" or len(re.findall(r"\w+", text)) < words["num_words"])
-        and (sentences.get("relation") != "less than" or len(re.findall(r"[.!?\n]+", text)) < sentences["num_sentences"])
-        and (frequency.get("relation") != "less than" or lowered.count(frequency["keyword"].lower())
-             < frequency["frequency"])
-    )  # fmt: skip
+    forbidden = [word.lower() for word in given.get("keywords:forbidden_words", {}).get("forbidden_words", ())]
+    if "punctuation:no_comma" in given:
+        forbidden.append(",")
+    counted = {
+        "length_constraints:number_words": ("num_words", len(re.findall(r"\w+", text))),
+        "length_constraints:number_sentences": ("num_sentences", len(re.findall(r"[.!?\n]+", text))),
+        "keywords:frequency": (
+            "frequency",
+            lowered.count(given.get("keywords:frequency", {}).get("keyword", "?").lower()),
+        ),
+    }
+    few_enough = all(
+        given.get(name, {}).get("relation") != "less than" or number < given[name][limit]
+        for name, (limit, number) in counted.items()
+    )
+    return few_enough and not any(word in lowered for word in forbidden)
 
 
 def _alone(name: str, kwargs: Kwargs) -> str | None:

@@ -7,7 +7,7 @@ Two sets of pairs. *same*: 5,276 GSM8K responses with their labels, and the 5,00
 answer. *different*: pairs of MATH answers whose normal forms differ, right ones in another spelling and wrong ones.
 Bare Math-Verify (`verify(parse(reference), parse(answer))`, its own time limits on) gets the bare answers in a box,
 ours whole responses. The ways take turns; a rate is the median over rounds, a ratio the median of the ratios within a
-round. Ours gets new workers for each round, so that nothing that it keeps outlives one.
+round. Each round has new processes for both, so that nothing that they keep outlives it.
 
 Not covered: start of the workers (all are warm), bombs (tests), answers without a box or marker.
 """
@@ -21,11 +21,13 @@ sys.path[0] += "/../.."  # the project instead of this folder, where the standar
 import argparse
 import json
 import logging
+import multiprocessing
 import random
 import re
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,15 +125,29 @@ def bare_verdict(reference: str, answer: str) -> bool:
 
 
 def measure_bare(cases: list[Case]) -> tuple[float, list[bool]]:
+    """Seconds and verdicts in one new process, as ours has new workers."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as process:
+        return process.submit(time_bare, cases).result()
+
+
+def time_bare(cases: list[Case]) -> tuple[float, list[bool]]:
+    logging.disable(logging.CRITICAL)
+    for case in warm_up():
+        bare_verdict(case.reference, case.answer)
     started = time.perf_counter()
     verdicts = [bare_verdict(case.reference, case.answer) for case in cases]
     return time.perf_counter() - started, verdicts
 
 
+def warm_up(workers: int = 1) -> list[Case]:
+    """Pairs that bring up every worker; they are not timed."""
+    return [boxed("", f"\\sqrt{{{n}}}", f"x+\\sqrt{{{n}}}", False) for n in range(2, 2 + 32 * workers)]
+
+
 def measure_ours(cases: list[Case], workers: int) -> tuple[float, list[Judgement]]:
+    """Seconds and verdicts with new workers."""
     with MathVerifier(workers=workers, answer_from=["boxed", "marker:A:"]) as verifier:
-        warm = [boxed("", f"\\sqrt{{{n}}}", f"\\sqrt{{{n}}}+x", False).item for n in range(2, 2 + 32 * workers)]
-        verifier.judge(warm)
+        verifier.judge([case.item for case in warm_up(workers)])
         started = time.perf_counter()
         judgements = []
         for start in range(0, len(cases), BATCH):

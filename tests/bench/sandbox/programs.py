@@ -17,6 +17,7 @@ from sandbox.verdict import MIB
 
 LIMITS = Limits(time_s=0.5, wall_s=2.0, memory_bytes=96 * MIB, output_bytes=1 * MIB)
 SLEEPER = replace(LIMITS, wall_s=0.4)
+ROOMY = replace(LIMITS, memory_bytes=512 * MIB)  # what the kernel holds for 64 processes is counted too
 LANGUAGES = ("python", "c", "cpp")
 COMPILED_SHARE = 0.05  # of the programs, for each language that must be compiled
 
@@ -53,7 +54,7 @@ def hostile_function(
 
 
 ATTACKS = (
-    hostile("fork bomb", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "time_limit"),
+    hostile("fork bomb", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "time_limit", ROOMY),
     hostile("memory hog", "x = []\nwhile True: x.append(bytearray(b'x') * (1 << 20))", "memory_limit"),
     hostile(
         "memory hog in many processes",
@@ -152,7 +153,7 @@ C_BOMB = "#include <unistd.h>\nint main(void) { for (;;) if (fork() < 0) continu
 COMPILED_ATTACKS = (
     hostile("loop", C_LOOP, "time_limit"),
     hostile("memory hog", C_HOG, "memory_limit"),
-    hostile("fork bomb", C_BOMB, "time_limit"),
+    hostile("fork bomb", C_BOMB, "time_limit", ROOMY),
     hostile("does not compile", "int main(void) { return x; }", "compile_error"),
     hostile("null pointer", "int main(void) { int *volatile p = 0; return *p; }", "runtime_error"),
 )
