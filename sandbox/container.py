@@ -3,8 +3,7 @@
 The supervisor's stdin and stdout are the attached socket. When this process dies, however it dies, the
 engine closes the supervisor's stdin (`stdin_once`), the supervisor exits, and the engine removes the
 container (`auto_remove`). `sweep` removes what a dead engine or machine may have left, by label. A container
-that can't be removed because the engine is away is remembered by the name we gave it, and removed when the
-engine next does anything for this process.
+whose removal the engine has not confirmed is remembered, and asked for again with the next one started or ended.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ START_S = 60.0
 ANSWER_S = 5  # for an engine to answer at all; one that takes longer counts as away
 REQUEST_S = 60
 
-_ended: set[str] = set()  # names of containers that must go and that the engine may still have
+_ended: set[str] = set()  # ids, or names, of containers that must go and that the engine may still have
 
 
 @contextmanager
@@ -115,19 +114,17 @@ def remove_ended() -> bool:
 
 
 def _remove_ended(client: docker.DockerClient) -> None:
-    for name in list(_ended):
-        if _remove(client, name):
-            _ended.discard(name)
-        else:
-            _ended.add(name)  # another thread may have taken "being removed" for removed
+    for one in list(_ended):
+        if _remove(client, one):
+            _ended.discard(one)
 
 
-def _remove(client: docker.DockerClient, name: str) -> bool:
-    """Whether the engine is rid of it."""
+def _remove(client: docker.DockerClient, one: str) -> bool:
+    """Whether it is gone. Not while it is being removed: an engine that dies now may come back with it."""
     try:
-        client.api.remove_container(name, force=True)
+        client.api.remove_container(one, force=True)
     except docker.errors.APIError as error:
-        return error.status_code in (404, 409)  # already gone, or being removed by the engine
+        return error.status_code == 404
     return True
 
 
@@ -141,7 +138,7 @@ class Container:
         self._stream = bytearray()
         self._socket: socket.socket | None = None
         self.id = ""
-        # A name of ours: a container can be removed by it even if the engine died before it told us the id.
+        # A name of ours, to remove it by if the engine goes away before it tells us the id.
         self.name = f"stillhouse-sandbox-{secrets.token_hex(8)}"
         with engine() as client:
             _remove_ended(client)
@@ -235,7 +232,8 @@ class Container:
 
     def hang_up(self) -> None:
         """From any thread: wakes the one that waits for an answer, and the supervisor exits. `close` follows."""
-        _ended.add(self.name)
+        # By id where we know it: what an engine was removing when it died, it may bring back without a name.
+        _ended.add(self.id or self.name)
         sock = self._socket
         if sock is not None:
             with suppress(OSError):

@@ -108,8 +108,8 @@ VERDICTS = pa.schema([
     column("question_id", TEXT, "its question", required=True),
     column("teacher", TEXT, "its teacher", required=True),
     column("sample_index", INT, "its sample index", required=True),
-    column("verifier", TEXT, "math | code | instructions | judge | reward | none; `outcome` combines them",
-           required=True),
+    column("verifier", TEXT, "math | code | instructions | quantity | judge | reward; `outcome` combines them, `trace` "
+           "measures form and repetition", required=True),
     column("verifier_version", TEXT, "libraries, image, settings and means of verification", required=True),
     column("verify_score", FLOAT, "0..1; null if infra_error or unverifiable"),
     column("passed", BOOL, "score above the category's threshold; null if not judged"),

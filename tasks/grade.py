@@ -20,7 +20,7 @@ import pyarrow as pa
 from storage.manifest import Book
 from storage.schemas import GRADES
 from storage.workspace import Workspace
-from tasks.grade_profiles import profile
+from tasks.grade_profiles import forget, profile
 from tasks.grade_settings import GradeSettings
 from tasks.grade_slices import spilling, view_slices
 from tasks.grade_standards import Standards, committed_standards, weigh_step
@@ -75,6 +75,7 @@ def _grade(context: Context, step: Step, work: Sequence[Work], connection: duckd
     context.progress.expect(step.key, sum(questions.values()))
     view_slices(connection, workspace, list(questions), teachers)
     made = profile(connection, settings, teachers, standards)
+    forget(connection)
     grades = {work[0].shard: made} if len(work) == 1 else _by_shard(workspace, made)
     for transaction in transactions:
         rows = grades.get(transaction.shard, GRADES.empty_table())

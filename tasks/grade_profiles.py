@@ -63,6 +63,12 @@ def profile(
     return found
 
 
+def forget(connection: duckdb.DuckDBPyConnection) -> None:
+    """Drop what `profile` left in the connection, so that its memory is free for the commit."""
+    for name in ("asked", "outcomes", "elected", "voted", "totals"):
+        connection.execute(f"drop table if exists {name}")
+
+
 def _register_weights(connection: duckdb.DuckDBPyConnection, standards: Standards) -> None:
     rows = [
         {"category": category, "teacher": teacher, "weight": weight}

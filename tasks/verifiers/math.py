@@ -24,7 +24,7 @@ from tasks.verifiers.answer_statement import stated_answer
 from tasks.verifiers.math_pool import Pair, Worker
 from tasks.verifiers.verdict import Item, Judgement, Status, settings_hash, unscored
 
-RULES_REVISION = 2  # raise it whenever a rule in answer*.py or math_*.py can change a verdict
+RULES_REVISION = 2  # raise it when answer*.py, math_*.py or quantity_units.py change a verdict
 CHUNK = 32
 EVIDENCE_CHARS = 500
 KEPT_REFERENCES = 4096

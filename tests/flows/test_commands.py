@@ -157,3 +157,33 @@ def test_verify_takes_settings_and_other_languages(stillhouse, tmp_path: Path) -
     assert pq.read_table(out)["status"].to_pylist() == ["unverifiable"]  # a checker is run where that was said
     stillhouse("verify", source, "--out", out, "--set", "verify.code.checkers=true")
     assert pq.read_table(out)["status"].to_pylist() == ["accepted"]
+
+
+def test_self_test_judges_the_verifiers_and_ends_by_the_limits(stillhouse, finished) -> None:
+    """On the questions of the workspace, else on the sources'; a wrong reference shows with its question."""
+    text = stillhouse("verify", "--self-test", finished.recipe, "--workspace", finished.workspace, "--sample", "10")
+    assert "10 questions from curated" in text
+    assert re.search(r"math\s+│ math\s+│\s+10 │ 0 \(0\.0%\) │\s+\d+ │ 0 \(0\.0%\) │\s+0 ", text), text
+
+
+def test_self_test_over_a_limit_fails_and_lists_the_answers(stillhouse, replay_recipe) -> None:
+    rows = replay_recipe.parent / "sums.jsonl"
+    broken = {"question": "Which number?", "ground_truth": "{{5", "good": "5", "poor": "5"}
+    rows.write_text(rows.read_text() + json.dumps(broken) + "\n")
+    limit = ("--set", "verify.self_test.max_false_reject=0.01")
+    elsewhere = ("--workspace", replay_recipe.parent / "none")
+    text = stillhouse("verify", "--self-test", replay_recipe, *elsewhere, *limit, code=1)
+    assert "nothing is curated yet" in text and "1 of 37 right answers rejected (2.7%, the limit is 1.0%)" in text
+    assert re.search(r"[0-9a-f]{32}  reference, \w+: The answer is \$\\boxed\{\{\{5\}\$", text), text
+    stillhouse("verify", "--self-test", replay_recipe, *elsewhere)
+    text = stillhouse("generate", replay_recipe, *elsewhere, *limit, code=1)
+    assert "Traceback" not in text
+    stillhouse("run", replay_recipe, *elsewhere, "--until", "curate")
+    text = stillhouse("run", replay_recipe, *elsewhere, "--until", "generate", *limit, code=1)
+    assert "No teacher was asked" in text and "Traceback" not in text
+    assert not (replay_recipe.parent / "none" / "manifest" / "generate.good").exists()
+
+
+def test_verify_says_what_it_wants(stillhouse, finished) -> None:
+    assert "verify FILE --out FILE" in stillhouse("verify", code=1)
+    assert "takes no FILE" in stillhouse("verify", "x.jsonl", "--self-test", finished.recipe, code=1)

@@ -100,10 +100,10 @@ class Engine:
         return closing(docker.DockerClient(self.url, version="auto", timeout=timeout))
 
     def containers(self) -> set[str]:
-        """Names of all containers, whatever their state."""
+        """Names of all containers, whatever their state; each is inspected, for an engine that died in the middle
+        of a removal may go on listing what it no longer has (seen with 20.10)."""
         with self.client() as client:
-            listed = client.api.containers(all=True)
-        return {(found["Names"] or [found["Id"]])[0].lstrip("/") for found in listed}
+            return {str(found.name) for found in client.containers.list(all=True, ignore_removed=True)}
 
     def load(self, image: str) -> None:
         with closing(docker.from_env()) as main, self.client() as client:
