@@ -159,7 +159,7 @@ class Session:
             forms = {key: encode(value) for key, value in kwargs.items()}
             question = {"op": "call", "name": name, "args": [encode(arg) for arg in args], "kwargs": forms}
             process.start(question, final=True)
-        except TooLarge as error:
+        except (TooLarge, RecursionError) as error:
             raise BadTestCase(f"the arguments of a call: {error}") from None
         end = self._note(self.container, process.ended())
         if fault := end.fault(self.limits) or no_value(end):

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from storage.manifest import Book
 from storage.schemas import COMPARISON
-from tasks.grade_slices import spilling, view_slices, view_steps
-from tasks.grade_standards import SHARDS_AT_ONCE, Standards, committed_standards
+from tasks.grade_slices import batches, view_steps
+from tasks.grade_standards import Standards, committed_standards
 from tasks.metrics import Z_95, Interval, wilson_interval
 from tasks.step import Context, Step, Work
 
@@ -98,16 +98,11 @@ class Histograms:
 
 
 def _gather(context: Context, step: Step, teachers: Sequence[str]) -> Histograms:
-    workspace = context.workspace
     histograms = Histograms()
-    context.progress.expect(step.key, len(workspace.shards))
-    with spilling(context) as connection:
-        for start in range(0, len(workspace.shards), SHARDS_AT_ONCE):
-            shards = workspace.shards[start : start + SHARDS_AT_ONCE]
-            view_slices(connection, workspace, shards, teachers)
-            view_steps(connection, workspace, "responses", [f"generate.{teacher}" for teacher in teachers], shards)
-            histograms.add(connection)
-            context.progress.advance(step.key, len(shards))
+    answered = [f"generate.{teacher}" for teacher in teachers]
+    for connection, shards in batches(context, step, teachers):
+        view_steps(connection, context.workspace, "responses", answered, shards)
+        histograms.add(connection)
     return histograms
 
 

@@ -12,7 +12,9 @@ import duckdb
 from storage.database import connect
 from storage.schemas import TABLES
 from storage.workspace import Workspace
-from tasks.step import Context
+from tasks.step import Context, Step
+
+SHARDS_AT_ONCE = 64
 
 
 @contextmanager
@@ -25,6 +27,20 @@ def spilling(context: Context, lanes: int = 1) -> Iterator[duckdb.DuckDBPyConnec
             yield connection
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def batches(
+    context: Context, step: Step, teachers: Sequence[str]
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
+    """All shards, SHARDS_AT_ONCE a time, with the views of `view_slices` over them; each is one step of progress."""
+    workspace = context.workspace
+    context.progress.expect(step.key, len(workspace.shards))
+    with spilling(context) as connection:
+        for start in range(0, len(workspace.shards), SHARDS_AT_ONCE):
+            shards = list(workspace.shards[start : start + SHARDS_AT_ONCE])
+            view_slices(connection, workspace, shards, teachers)
+            yield connection, shards
+            context.progress.advance(step.key, len(shards))
 
 
 def view_slices(

@@ -22,11 +22,10 @@ from storage.fingerprint import hash_json
 from storage.manifest import Book
 from storage.workspace import ALL, Workspace
 from tasks.grade_settings import GradeSettings
-from tasks.grade_slices import spilling, view_slices
+from tasks.grade_slices import batches
 from tasks.step import Context, Step, Work
 
 VERSION = "1"
-SHARDS_AT_ONCE = 64
 UNKNOWN_WEIGHT = 50
 """hundredths; what (0 + 1) / (0 + 2) gives"""
 
@@ -125,15 +124,9 @@ def quantile(counts: Counter[Fraction], share: float) -> float:
 
 
 def _count(context: Context, step: Step, teachers: Sequence[str], *, quantiles: bool) -> Counts:
-    workspace = context.workspace
     counts = Counts()
-    context.progress.expect(step.key, len(workspace.shards))
-    with spilling(context) as connection:
-        for start in range(0, len(workspace.shards), SHARDS_AT_ONCE):
-            shards = workspace.shards[start : start + SHARDS_AT_ONCE]
-            view_slices(connection, workspace, shards, teachers)
-            counts.add(connection, quantiles=quantiles)
-            context.progress.advance(step.key, len(shards))
+    for connection, _ in batches(context, step, teachers):
+        counts.add(connection, quantiles=quantiles)
     return counts
 
 

@@ -24,7 +24,7 @@ from tasks.plan import model_revision, planned
 from tasks.step import Context, Step, Work
 from tasks.teachers.settings import TeacherBase
 from tasks.verifiers.bench import Bench, Subject, static_versions
-from tasks.verifiers.outcome import Opinion, combine_opinions, in_order, judge_can_matter
+from tasks.verifiers.outcome import Opinion, combine_opinions, in_order, is_asked
 from tasks.verifiers.settings import Policy, VerifierName, VerifySettings
 from tasks.verifiers.trace import TraceVerifier
 from tasks.verifiers.verdict import Judgement, unscored
@@ -123,9 +123,7 @@ class _Shard:
                 if known is not None and known["status"] != "infra_error":
                     self._rows.append(known)
                     opinions[subject.response_id].append(Opinion(name, version, _judgement(known)))
-                elif name != "judge" or judge_can_matter(
-                    opinions[subject.response_id], *self._rules(subject.response_id)
-                ):
+                elif is_asked(name, opinions[subject.response_id], *self._rules(subject.response_id)):
                     open_.append((subject, version))
             judged = self._bench.judge(name, [subject for subject, _ in open_])
             for (subject, version), judgement in zip(open_, judged, strict=True):

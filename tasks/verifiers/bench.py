@@ -19,9 +19,6 @@ from tasks.verifiers import instructions, quantity, reward_rule
 from tasks.verifiers.settings import VerifySettings
 from tasks.verifiers.verdict import Constraint, Item, Judgement, Message
 
-JUDGING_REVISION = 1
-"""Raise it when sandbox/judge.py or its neighbours change a verdict."""
-
 ORDER = ("math", "code", "instructions", "quantity", "judge", "reward")
 """Rules before models: a model is asked only where its opinion can matter."""
 
@@ -76,6 +73,8 @@ def _model_libraries(settings: VerifySettings) -> tuple[str, ...]:
 
 def _sandbox_version() -> str:
     """Hash of what the image is built from, and the revision of the judging outside it; needs no engine."""
+    from tasks.verifiers.code import JUDGING_REVISION
+
     folder = Path(sandbox.__file__).parent / "image"
     files = sorted(path for path in folder.iterdir() if path.suffix == ".py" or path.name == "Dockerfile")
     return f"judging {JUDGING_REVISION}, image {hash_text(*(path.read_text() for path in files))[:12]}"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tasks.verifiers.bench import Subject
 
 SHOWN_CHARS = 300
+JUDGING_REVISION = 2
+"""Raise it when what lies outside the image (sandbox/judge.py and its neighbours) changes a verdict."""
 
 
 class CodeVerifier:
@@ -43,7 +45,9 @@ class CodeVerifier:
 
     def __enter__(self) -> Self:
         self._sandbox.__enter__()
-        self.version = f"{self._sandbox.version()}; settings {settings_hash(self._settings.as_json())}"
+        self.version = (
+            f"judging {JUDGING_REVISION}; {self._sandbox.version()}; settings {settings_hash(self._settings.as_json())}"
+        )
         return self
 
     def __exit__(

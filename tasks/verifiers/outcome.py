@@ -43,6 +43,11 @@ def in_order(opinions: Sequence[Opinion], route: Sequence[str]) -> list[Opinion]
     return sorted(opinions, key=lambda opinion: route.index(opinion.verifier))
 
 
+def is_asked(name: str, opinions: Sequence[Opinion], policy: Policy, route: Sequence[str]) -> bool:
+    """Whether this verifier is asked after those whose `opinions` are there: the judge only where it can matter."""
+    return name in route and (name != "judge" or judge_can_matter(opinions, policy, route))
+
+
 def judge_can_matter(opinions: Sequence[Opinion], policy: Policy, route: Sequence[str]) -> bool:
     """Whether the judge's opinion could still change the outcome, given those of the rules; else it isn't paid for."""
     if policy == "first":

@@ -119,6 +119,9 @@ def test_what_is_too_large_is_said_so(sandbox: Sandbox) -> None:
     large = TestCase("call", f"[[{'1,' * 3_000_000}1]]", "1")
     with pytest.raises(BadTestCase, match="the arguments of a call: "):
         sandbox.judge("def f(x): return 1", [large], entry_point="f")
+    deep = TestCase("call", f"[{'[' * 900}{']' * 900}]", "1")
+    with pytest.raises(BadTestCase, match="the arguments of a call: "):
+        sandbox.judge("def f(x): return 1", [deep], entry_point="f")
     with pytest.raises(BadTestCase, match="calls the solution with too much"):
         sandbox.judge("def f(x): return 1", [TestCase("assert", code="x = [1] * 3_000_000\nassert f(x) == 1")])
     with pytest.raises(BadTestCase, match="input holds at most"):

@@ -1,4 +1,4 @@
-"""Grading row by row in plain Python: test_grade.py's second opinion, and what tests/bench/grade.py compares with."""
+"""Grading row by row in plain Python: test_grade.py's second opinion, and what tests/bench/grade compares with."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ r"""Pairs of reference and answer with the right verdict, by family of mistake t
 
 The answers stand in a box; the family `boxes` holds whole responses. Right means what a careful person with the
 reference in hand would say. Where that needs the question (`50` for `50%`), the pair carries what such a question asks.
-`tests/tasks/verifiers/test_math_families.py` holds the verifier to it, `python tests/bench/math.py --table` prints it
+`tests/tasks/verifiers/test_math_families.py` holds the verifier to it, `python tests/bench/math --table` prints it
 beside bare Math-Verify.
 """
 

@@ -2,7 +2,7 @@ r"""Proves that malformed answers and references always get a verdict with a sta
 the limits of its own pair.
 
 Each text stands as answer, as reference, as whole response, and against itself. What is not covered: how long a verdict
-takes within the limits (tests/bench/math.py measures).
+takes within the limits (tests/bench/math measures).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Grading at the paper's scale: 3.34 M questions × 12 verdicts (three teachers × 4), by the real steps.
 
-    python tests/bench/grade.py [--questions 3340000] [--bits N] [--memory-mb 4096 2048] [--folder /tmp]
+    python tests/bench/grade [--questions 3340000] [--bits N] [--memory-mb 4096 2048] [--folder /tmp]
 
 Made first: `curated` and one `verdicts` table a teacher, as Parquet committed shard by shard; then `weigh` and `grade`
 run on them as the factory runs them, planning, books and commits included, once for each memory limit (DuckDB's;
@@ -14,16 +14,12 @@ in the memory limit. The files lie in the page cache, if that is large enough fo
 
 from __future__ import annotations
 
-import sys
-
-sys.path.pop(0)  # this folder, whose math.py would be everybody's `math`
-sys.path.insert(0, __file__.rpartition("/tests/")[0])
-
 import argparse
 import contextlib
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -46,6 +42,9 @@ from storage.workspace import ALL, Workspace, shard_bits
 from tasks.grade import GradeSettings, grade_steps
 from tasks.grade_standards import committed_standards
 from tasks.step import Context, Heads, Step, pending_work
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
 from tests.tasks.grade_by_rows import grade_by_rows
 
 TEACHERS = ("r1", "qwen_7b", "qwen_1_5b")
@@ -317,7 +316,3 @@ def report(console: Console, root: Path, questions: int, bits: int, limits: list
     for line in (*books(root), *(f"{basis}: {n:,} questions, {suspect:,} suspect references, mean agreement {agreement}"
                                  for basis, n, suspect, agreement in profile_of(root))):  # fmt: skip
         console.print(line)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,12 @@
 """How fast traces are checked, against the plain way to count runs of 20 words: a dictionary of tuples.
 
-    python tests/bench/traces.py [--traces 60] [--words 20000]
+    python tests/bench/traces [--traces 60] [--words 20000]
 
 Traces are made of the words of GSM8K's model solutions where ../shared/data exists (else of numbers), with a tenth of
 them looping at the end. One process; the extrapolation is to a million such traces.
 """
 
 from __future__ import annotations
-
-import sys
-
-sys.path.pop(0)  # this folder, whose math.py would be everybody's `math`
-sys.path.insert(0, __file__.rpartition("/tests/")[0])
 
 import argparse
 import json
@@ -25,7 +20,7 @@ from tasks.verifiers.bench import Subject
 from tasks.verifiers.settings import TraceSettings
 from tasks.verifiers.trace import TraceVerifier
 
-SOLUTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k_model_solutions.jsonl"
+SOLUTIONS = Path(__file__).resolve().parents[4] / "shared" / "data" / "gsm8k_model_solutions.jsonl"
 
 
 def sentences() -> list[str]:

@@ -1,7 +1,7 @@
 r"""Speed and verdicts of the math verifier against bare Math-Verify in one process, in one run on one machine.
 
-    python tests/bench/math.py [--rounds 5] [--workers 2]
-    python tests/bench/math.py --table        # the table of docs/math.md
+    python tests/bench/math [--rounds 5] [--workers 2]
+    python tests/bench/math --table        # the table of docs/math.md
 
 Two sets of pairs. *same*: 5,276 GSM8K responses with their labels, and the 5,000 MATH solutions against their own
 answer. *different*: pairs of MATH answers whose normal forms differ, right ones in another spelling and wrong ones.
@@ -14,10 +14,6 @@ Not covered: start of the workers (all are warm), bombs (tests), answers without
 
 from __future__ import annotations
 
-import sys
-
-sys.path[0] += "/../.."  # the project instead of this folder, where the standard library's `math` would be this file
-
 import argparse
 import json
 import logging
@@ -25,6 +21,7 @@ import multiprocessing
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -40,9 +37,12 @@ from tasks.verifiers.answer import after_marker, last_boxed
 from tasks.verifiers.answer_forms import normalize
 from tasks.verifiers.math import MathVerifier
 from tasks.verifiers.verdict import Item, Judgement
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
 from tests.tasks.verifiers.math_families import Pair, pairs, response
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 TEACHERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 GOALS = {"same": 5.0, "different": 1.5}
 BATCH = 2_000
@@ -240,7 +240,3 @@ def main() -> None:
     compare(console, "GSM8K", labelled, chosen.rounds, chosen.workers)
     compare(console, "same", labelled + own, chosen.rounds, chosen.workers)
     compare(console, "different", list(other_spellings_and_wrong_ones()), chosen.rounds, chosen.workers)
-
-
-if __name__ == "__main__":
-    main()
