@@ -355,6 +355,8 @@ def test_a_container_killed_while_idle_costs_no_attempt(engine: Engine) -> None:
 PROGRAM = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would we
 from sandbox import Limits, Sandbox, TestCase
 tests = [TestCase("stdin", "1", "2")]
 with ThreadPoolExecutor(4) as threads, Sandbox(limits=Limits(wall_s=60), containers=2) as pool:

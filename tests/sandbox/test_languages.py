@@ -43,7 +43,7 @@ HOG = {
     "python": "kept = []\nwhile True: kept.append(bytearray(b'x') * 1_000_000)",
     "c": "#include <stdlib.h>\n#include <string.h>\nint main(void) { for (;;) { char *p = malloc(1 << 20); if (!p) abort(); memset(p, 1, 1 << 20); } }",
     "cpp": "#include <vector>\nint main() { std::vector<std::vector<int>> kept; for (;;) kept.emplace_back(1 << 18, 1); }",
-    "javascript": "const kept = []; for (;;) kept.push(new Array(1 << 16).fill({}).map((_, i) => 'x' + i));",
+    "javascript": "const kept = []; for (;;) kept.push(new Float64Array(1 << 17).fill(1));",
     "java": "import java.util.*;\nclass Main { public static void main(String[] args) { List<int[]> kept = new ArrayList<>(); while (true) { int[] a = new int[1 << 18]; Arrays.fill(a, 1); kept.add(a); } } }",
     "go": "package main\nvar kept [][]byte\nfunc main() { for { b := make([]byte, 1<<20); for i := range b { b[i] = 1 }; kept = append(kept, b) } }",
     "rust": "fn main() { let mut kept = Vec::new(); loop { kept.push(vec![1u8; 1 << 20]); } }",

@@ -95,7 +95,8 @@ def test_worn_out_containers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 PROGRAM = """
-import sys, time, threading
+import signal, sys, time, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would we
 from sandbox import Sandbox, TestCase
 pool = Sandbox(containers=2)
 tests = [TestCase("stdin", "1", "2")]

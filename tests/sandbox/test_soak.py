@@ -54,9 +54,10 @@ Sandbox.judge = keep
 """
 CONTAINERS_THAT_STAY = """
 import itertools
+import sandbox.pool
 from sandbox.container import Container, engine
 from sandbox.pool import Sandbox
-judge, turn = Sandbox.judge, itertools.count(1)
+judge, turn, kept = Sandbox.judge, itertools.count(1), []
 def leave(self, *args, **named):
     verdict = judge(self, *args, **named)
     if verdict.run and next(turn) == 40:  # the first run is over
@@ -64,7 +65,8 @@ def leave(self, *args, **named):
             for one in self._solutions.known:
                 client.containers.get(one.id).exec_run(["sleep", "60"], detach=True)
     return verdict
-Sandbox.judge, Container.close = leave, lambda self: None
+Sandbox.judge, sandbox.pool.remove_ended = leave, lambda: True
+Container.close, Container.hang_up = lambda self: kept.append(self) or True, lambda self: kept.append(self)
 """
 
 
