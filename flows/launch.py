@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.perplexities import perplexity_table
 from flows.progress import Bars
 from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Plan, Wish, open_workspace, plan
-from flows.status import StepStatus, step_status
+from flows.status import StepStatus, budget_lines, step_status
 from storage.database import open_views
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import evaluated
@@ -57,6 +58,9 @@ def launch(
     show_result(loaded, place, todo, console)
     console.print(f"{time.monotonic() - started:.0f} s", highlight=False)
     if pending:
+        for step in pending:
+            for line in budget_lines(step_status(place, step, place.shards)):
+                console.print(f"[yellow]{step} stopped:[/] {escape(line)}", highlight=False, soft_wrap=True)
         listed = ", ".join(f"{step} {number}" for step, number in pending.items())
         console.print(f"[yellow]pending:[/] {listed}; the next run tries them again")
         return EXIT_PENDING
@@ -85,6 +89,8 @@ def show_result(loaded: LoadedRecipe, place: Workspace, todo: Plan, console: Con
     rates = pass_rate_table(place, [status.step for status in statuses])
     if rates.row_count:
         console.print(rates)
+    if loaded.recipe.score and (perplexities := perplexity_table(place)):
+        console.print(perplexities)
     if loaded.recipe.student:
         metrics = evaluated(place, loaded.recipe.student.name)
         if metrics:

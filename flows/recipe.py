@@ -20,20 +20,37 @@ from tasks.evaluate import EvaluateSettings
 from tasks.export import ExportSettings
 from tasks.grade import GradeSettings
 from tasks.ingest import IngestSettings
+from tasks.negatives import NegativeSettings
+from tasks.scorers.settings import ScoreSettings
 from tasks.select import SelectSettings
 from tasks.settings import Settings
 from tasks.sources import Source
-from tasks.teachers.settings import TeacherSettings
+from tasks.teachers.settings import BudgetSettings, TeacherSettings
 from tasks.train import StudentSettings
 from tasks.verifiers.settings import VerifySettings
 
 
 class RunnerSettings(Settings):
-    kind: Literal["thread"] = "thread"
+    kind: Literal["thread", "prefect", "ray"] = "thread"
+    """`thread`: all in one process. `prefect`: teachers are asked by workers of a Prefect work pool. `ray`: steps that
+    gain from it map their ranges of shards on a Ray cluster."""
     max_workers: int | None = Field(default=None, ge=1)
     """Tasks, verifier processes and containers side by side; null: the number of cores."""
     memory_mb: int = Field(default=4096, ge=256)
     """DuckDB's memory limit."""
+    deployment: str = Field(default="generate/gpu", pattern=r"^[^/]+/[^/]+$")
+    """prefect: flow and deployment that a range of shards is sent to."""
+    shards_per_range: int = Field(default=8, ge=1)
+    """prefect: shards that a worker gets at once, for which it starts its servers once."""
+    lease_s: float = Field(default=120, ge=1)
+    """prefect: a worker that shows no sign of life for so long loses its range; on an NFS, longer than its attribute
+    cache (60 s)."""
+    stalled_s: float = Field(default=7200, ge=1)
+    """prefect: a worker that lives, but to which no response comes for so long, gives its range up."""
+    start_s: float = Field(default=900, ge=1)
+    """prefect: how long a run may take from the queue to the start of its work, such as to fetch an image."""
+    address: str | None = None
+    """ray: address of a cluster, such as ray://host:10001; null: the one on this machine, else a temporary one."""
 
 
 class Recipe(Settings):
@@ -48,9 +65,17 @@ class Recipe(Settings):
     ingest: IngestSettings = IngestSettings()
     curate: CurateSettings = CurateSettings()
     teachers: tuple[TeacherSettings, ...] = ()
+    budget: BudgetSettings | None = None
+    """What may be spent on all teachers together. They are asked one after the other then."""
+    ask_first: Literal["cheapest", "listed"] = "cheapest"
+    """In which order teachers are asked: by the price of a response, or as they stand here."""
+    score: ScoreSettings | None = None
+    """Models that read every response, for perplexity and provenance; null: none."""
     verify: VerifySettings = VerifySettings()
     grade: GradeSettings = GradeSettings()
     select: SelectSettings = SelectSettings()
+    negatives: NegativeSettings | None = None
+    """Pairs of a selected and a failed response, for REDI, DPO and KTO; null: none."""
     export: ExportSettings = ExportSettings()
     student: StudentSettings | None = None
     evaluate: EvaluateSettings | None = None
@@ -65,10 +90,26 @@ class Recipe(Settings):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]} is used twice; every one needs its own")
+        unpriced = [one.name for one in self.teachers if one.costs and one.price(0, 0) is None]
+        if self.budget and self.budget.money is not None and unpriced:
+            raise ValueError(f"budget.money needs prices: set price_per_million_tokens of {', '.join(unpriced)} (0 if "
+                             "asking costs nothing)")  # fmt: skip
         names = [one.name for one in self.teachers]
         for name in self.select.trace.thinking if self.select.trace else ():
             if name not in names:
                 raise ValueError(f"select.trace.thinking: no teacher {name}; there are {', '.join(names) or 'none'}")
+        if self.select.perplexity:
+            self.select.perplexity.check(self.score, names)
+        if self.grade.repair and not self.verify.judge:
+            raise ValueError(
+                "grade.repair asks a judge: set `verify.judge`; `verify.route` says where else it is asked"
+            )
+        if self.student and self.student.needs_pairs() and not self.negatives:
+            raise ValueError(
+                "student.stages: redi and dpo are trained on pairs: set `negatives`, such as negatives: {}"
+            )
+        if self.evaluate and self.student and self.student.lora and not self.student.lora.merge:
+            raise ValueError("evaluate reads whole models: set student.lora.merge to true, or leave `evaluate` out")
         if self.evaluate and not self.student:
             raise ValueError("evaluate needs a student: set `student`")
         if self.evaluate and not self.curate.heldout:
@@ -118,11 +159,23 @@ def check_recipe(raw: Any, base: Path, overrides: tuple[str, ...] = (), path: Pa
     for override in overrides:
         _override(raw, override)
     try:
-        recipe = Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw, context={"base": base})
     except ValidationError as fault:
         lines = "\n".join(f"{where}: {explain_error(error, raw, Recipe)}" for error in fault.errors()[:8])
         raise RecipeError(lines) from fault
     return LoadedRecipe(recipe, base, path, overrides)
+
+
+def budget_overrides(budget: str) -> tuple[str, ...]:
+    """`requests=1000,hours=2` as overrides of the recipe's `budget`. Raises RecipeError."""
+    allowed = ", ".join(BudgetSettings.model_fields)
+    found = []
+    for part in budget.split(","):
+        name, given, value = part.strip().partition("=")
+        if name not in BudgetSettings.model_fields or not given:
+            raise RecipeError(f"--budget {budget}: found {part.strip()!r}, expected NAME=NUMBER,… with {allowed}")
+        found.append(f"budget.{name}={value}")
+    return tuple(found)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -7,7 +7,7 @@ the manifest alone says what is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.errors import UsageError
@@ -16,6 +16,7 @@ from flows.steps import STAGES, build_steps
 from storage.workspace import Workspace
 from tasks.errors import MissingInput
 from tasks.step import Context, Heads, Step, Work, pending_work
+from tasks.teachers.settings import ReplayTeacherSettings
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,18 @@ class Plan:
 
 
 def plan(loaded: LoadedRecipe, workspace: Workspace, wish: Wish) -> Plan:
-    return Plan(workspace, build_steps(loaded, wish.teachers), wish)
+    steps = build_steps(loaded, wish.teachers)
+    away = sent_out(loaded)  # fills other machines, not this one
+    alone = loaded.recipe.budget is not None  # a budget that teachers share is spent by one at a time
+    return Plan(workspace, [replace(step, exclusive=alone) if step.key in away else step for step in steps], wish)
+
+
+def sent_out(loaded: LoadedRecipe) -> set[str]:
+    """The steps whose ranges of shards go to a work pool: all teachers but replayed ones, which cost nothing."""
+    if loaded.recipe.runner.kind != "prefect":
+        return set()
+    teachers = loaded.recipe.teachers
+    return {f"generate.{one.name}" for one in teachers if not isinstance(one, ReplayTeacherSettings)}
 
 
 def open_workspace(loaded: LoadedRecipe, folder: Path | None) -> Workspace:

@@ -28,6 +28,7 @@ from tasks.verifiers.bench import Bench, Subject
 from tasks.verifiers.opinions import ask_verifiers
 from tasks.verifiers.outcome import combine_opinions
 from tasks.verifiers.settings import MathSettings, VerifySettings
+from tasks.verifiers.trace import TraceVerifier
 from tasks.verifiers.verdict import Judgement, unscored
 
 BATCH = 512
@@ -144,6 +145,7 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
     subjects: list[Subject | Judgement] = [
         _subject(first + number, record, columns, category) for number, record in enumerate(batch)
     ]
+    trace = TraceVerifier(settings.trace)
     opinions = iter(ask_verifiers(bench, [one for one in subjects if isinstance(one, Subject)], settings))
     rows = []
     for number, subject in enumerate(subjects):
@@ -154,6 +156,7 @@ def _judge_batch(batch: list[Record], first: int, settings: VerifySettings, benc
             outcome = combine_opinions(own, settings.policy_for(kind), settings.verifiers(kind))
             by = outcome.evidence.get("by")
             evidence = dict(outcome.evidence) | {one.verifier: one.judgement.evidence for one in own}
+            evidence["trace"] = trace.judge([subject])[0].evidence  # no opinion on the answer: docs/traces.md
         rows.append({
             "row": first + number, "verifier": by, "verify_score": outcome.score, "passed": outcome.passed,
             "status": outcome.status, "evidence": json.dumps(evidence, ensure_ascii=False, default=str),
@@ -179,7 +182,8 @@ def _subject(row: int, record: Record, columns: dict[str, str], category: str | 
         return unscored(
             "unverifiable", "no response: expected text in `response` or `answer_content`", place=record.place
         )
-    return Subject(str(row), question, {"answer_content": answer, "think_content": think})
+    parts = {"answer_content": answer, "think_content": think, "turns": None}
+    return Subject(str(row), question, parts | {"finish_reason": lookup(record.value, "finish_reason")})
 
 
 def _write(table: pa.Table, out: Path) -> None:

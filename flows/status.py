@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from flows.run import Plan
 from storage.errors import BooksDontBalance
 from storage.manifest import Head
 from storage.workspace import Workspace
+from tasks.label import agreement_lines
 from tasks.step import Heads, Step
 
 
@@ -29,6 +31,10 @@ class StepStatus:
     made_because: tuple[str, ...] = ()
     """why the newest commits were made"""
     created: str = ""
+    budget: Counter[str] = field(default_factory=Counter)
+    """which budget was reached, with numbers → requests that it left unasked"""
+    unfinished: int = 0
+    """responses in the logs of shards that aren't committed"""
     todo: int = 0
     todo_because: tuple[str, ...] = ()
     balanced: bool = True
@@ -51,6 +57,9 @@ def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepS
         status.created = max(status.created, head.created)
         reasons[head.reason] += 1
         _add_books(status, head)
+        if left := head.extra.get("budget"):
+            status.budget[left["reached"]] += left["not_asked"]
+    status.unfinished = logged(workspace, step)
     status.made_because = tuple(reason for reason, _ in reasons.most_common())
     return status
 
@@ -64,6 +73,20 @@ def _add_books(status: StepStatus, head: Head) -> None:
             book.check(f"{head.step} shard {head.shard}")
         except BooksDontBalance:
             status.balanced = False
+
+
+def logged(workspace: Workspace, step: str) -> int:
+    """Whole lines in the logs of a generate step's unfinished shards: one a response, but for each log's first."""
+    responses = 0
+    for path in (workspace.root / "unfinished" / step).glob("*.jsonl"):
+        with suppress(FileNotFoundError), path.open("rb") as log:  # its writer may have just committed
+            responses += max(0, sum(line.endswith(b"\n") for line in log) - 1)
+    return responses
+
+
+def budget_lines(status: StepStatus) -> list[str]:
+    """What budgets left unasked."""
+    return [f"{reached}: {number:,} requests not asked" for reached, number in status.budget.items()]
 
 
 def recipe_status(plan: Plan) -> list[StepStatus]:
@@ -84,6 +107,9 @@ def recipe_status(plan: Plan) -> list[StepStatus]:
             status.todo, status.todo_because = len(work), tuple(sorted({one.why for one in work}))
         elif behind:
             status.todo_because = (f"if {behind[0]}{' or another input' if len(behind) > 1 else ''} changes",)
+        if status.unfinished:
+            status.todo_because += (f"{status.unfinished:,} responses are there and not committed",)
+        status.todo_because += tuple(budget_lines(status))
         if work != [] or behind:
             moving.append(step)
         found.append(status)
@@ -116,4 +142,8 @@ def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]],
     lines += [f"| {step} | {shards} | {why.replace('|', '/')} |" for step, shards, why in done]
     if pending:
         lines += ["", "Pending: " + ", ".join(f"{step} {number}" for step, number in pending.items())]
+    for one in workspace_status(workspace):
+        lines += [f"\n{one.step} stopped: {line}" for line in budget_lines(one)]
+    if labels := agreement_lines(workspace):
+        lines += ["", "## Labels", "", *(f"- {line}" for line in labels)]
     return "\n".join(lines)

@@ -8,25 +8,32 @@ from dataclasses import replace
 
 from flows.errors import UsageError
 from flows.recipe import LoadedRecipe
+from tasks.budget import Budget, by_price
 from tasks.curate import curate_steps
 from tasks.evaluate import evaluate_step
 from tasks.export import export_step
+from tasks.export_pairs import export_pairs_step
 from tasks.generate import generate_step
 from tasks.grade import grade_steps
 from tasks.grade_comparison import compare_step
 from tasks.ingest import ingest_step
+from tasks.negatives import negatives_step
+from tasks.repeats import repeats_step
 from tasks.report import report_step
+from tasks.score import score_step
 from tasks.select import select_step
 from tasks.self_test import self_test_step
 from tasks.step import Step
 from tasks.teachers.settings import TeacherBase
-from tasks.train import train_step
+from tasks.train import train_steps
 from tasks.verify import verify_step
 
-SIDE_BY_SIDE = {"screen", "curate", "grade", "select"}
+SIDE_BY_SIDE = {"screen", "curate", "grade", "select", "negatives"}
 """steps that gain from running several ranges of shards at once; the others fill the machine by themselves"""
 
-STAGES = ("ingest", "curate", "generate", "verify", "grade", "select", "export", "train", "evaluate", "report")
+STAGES = (
+    "ingest", "curate", "generate", "score", "verify", "grade", "select", "export", "train", "evaluate", "report",
+)  # fmt: skip
 
 
 def workers(loaded: LoadedRecipe) -> int:
@@ -49,14 +56,26 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     number = workers(loaded)
     if recipe.verify.self_test.limited():
         steps.append(self_test_step(recipe.verify, recipe.sources, workers=number))
-    steps += [generate_step(teacher, loaded.base) for teacher in asked]
+    budget = Budget(recipe.budget, recipe.teachers)
+    in_order = by_price(asked) if recipe.ask_first == "cheapest" else asked
+    steps += [generate_step(teacher, loaded.base, budget) for teacher in in_order]
+    if recipe.score:
+        steps += [score_step(recipe.score, teacher) for teacher in asked]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
-    steps += grade_steps(recipe.grade, [teacher.name for teacher in asked])
+    steps += grade_steps(recipe.grade, [teacher.name for teacher in asked], recipe.verify.judge)
     steps.append(compare_step([teacher.name for teacher in asked]))
-    steps.append(select_step(recipe.select, [teacher.name for teacher in asked]))
-    steps.append(export_step(recipe.export, recipe.name, [teacher.name for teacher in asked]))
+    trace = recipe.select.trace
+    if trace and trace.corpus_repeats:
+        steps.append(repeats_step(asked, recipe.verify.trace.ngram, trace.corpus_repeats))
+    scorers = [one.name for one in recipe.score.scorers] if recipe.score else []
+    steps.append(select_step(recipe.select, [teacher.name for teacher in asked], scorers))
+    names = [teacher.name for teacher in asked]
+    steps.append(export_step(recipe.export, recipe.name, names, repairs=recipe.grade.repair))
+    if recipe.negatives:
+        steps.append(negatives_step(recipe.negatives, names))
+        steps.append(export_pairs_step(recipe.export, recipe.name, names))
     if recipe.student:
-        steps.append(train_step(recipe.student))
+        steps += train_steps(recipe.student)
         if recipe.evaluate:
             steps.append(evaluate_step(recipe.evaluate, recipe.student, recipe.verify, recipe.grade, workers=number))
     steps.append(

@@ -72,6 +72,15 @@ configs:
 ## Known limits
 
 A response passed automatic verification; its reasoning was not judged. Licences differ by row: see `license`.
+{%- if bases.get("vote") %}
+
+{{ bases["vote"] }} rows (`basis` is `vote`) have no reference answer: they agree with the teachers' weighted majority.
+{%- endif %}
+{%- if bases.get("repaired") %}
+
+{{ bases["repaired"] }} rows (`basis` is `repaired`) have a reference answer that the teachers' majority and a judge \
+put in the place of the source's, which stands in `metadata`.
+{%- endif %}
 """
 
 
@@ -83,7 +92,8 @@ class CardFacts:
         self.questions = 0
         self._last: str | None = None
         self.by: dict[str, Counter[Any]] = {
-            "source": Counter(), "teacher": Counter(), "category": Counter(), "difficulty": Counter()
+            "source": Counter(), "teacher": Counter(), "category": Counter(), "difficulty": Counter(),
+            "basis": Counter(),
         }  # fmt: skip
 
     def count(self, example: dict[str, Any]) -> None:
@@ -93,6 +103,7 @@ class CardFacts:
         self.by["teacher"][example["teacher"], example["model_revision"]] += 1
         self.by["category"][example["category"]] += 1
         self.by["difficulty"][example["difficulty"]] += 1
+        self.by["basis"][example["basis"]] += 1
 
 
 def write_card(path: Path, facts: CardFacts, counts: dict[str, int]) -> None:
@@ -110,6 +121,7 @@ def write_card(path: Path, facts: CardFacts, counts: dict[str, int]) -> None:
             splits=list(counts), counts=counts,
             total=sum(counts.values()), questions=facts.questions, sources=ordered["source"],
             teachers=ordered["teacher"], categories=ordered["category"], difficulties=ordered["difficulty"],
+            bases=facts.by["basis"],
         ),
         encoding="utf-8",
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Curate: from questions to questions that are whole, not a duplicate, not on a benchmark, each with its split.
 
-Three steps: `screen` judges each question on its own (filters, decontamination); `dedup` looks at all survivors at
+Three steps: `screen` (tasks/screen.py) judges each question on its own; `dedup` looks at all survivors at
 once (tasks/dedup.py) and writes its decision per shard; `curate` puts both together, so that every question has one
-fate and an unchanged decision redoes nothing after it.
+fate and an unchanged decision redoes nothing after it. Where the recipe asks for them, `label` (tasks/label.py),
+`thin` (tasks/thin.py) and `rewrite` (tasks/rewrite.py) come before `curate`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,27 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from storage.fingerprint import hash_text
 from storage.manifest import Book
-from storage.schemas import CURATED, SCREENED
-from tasks.decontaminate import DecontaminateSettings, benchmark_files, load_benchmarks, normal_text
-from tasks.dedup import DedupSettings, dedup_step
-from tasks.embeddings import EmbeddingSettings, embed_step, matrix
-from tasks.filters import FilterSettings, Finding, screen_text
-from tasks.question import question_text
+from storage.schemas import CURATED
+from tasks.decontaminate import DecontaminateSettings
+from tasks.dedup import ClusterSettings, DedupSettings, Rules, dedup_step
+from tasks.embeddings import EmbeddingSettings, embed_step
+from tasks.filters import FilterSettings
+from tasks.label import LabelSettings, label_step
+from tasks.lexical import LexicalSettings
+from tasks.pairs import lexical_step, pairs_step
+from tasks.rewrite import RewriteSettings, rewrite_step
+from tasks.screen import screen_step
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
+from tasks.thin import ThinSettings, thin_step
 
-VERSION = "1"
+VERSION = "2"
 
 
 class CurateSettings(Settings):
@@ -36,76 +42,71 @@ class CurateSettings(Settings):
     exact_duplicates: bool = True
     near_duplicates: DedupSettings | None = DedupSettings()
     """Near-duplicate removal by embedding; null switches it off."""
+    lexical_duplicates: LexicalSettings | None = None
+    """Near-copies by shared n-grams; null switches it off."""
+    clusters: ClusterSettings = ClusterSettings()
+    """Which of the duplicates stays."""
     decontaminate: DecontaminateSettings = DecontaminateSettings()
     heldout: float = Field(default=0.0, ge=0, lt=1)
     """Share of duplicate clusters that are kept for evaluation and never trained on."""
     incumbents: bool = True
-    """A question whose answers are paid for is not deposed by a newer duplicate (law 7)."""
+    """A question whose answers are paid for is not deposed by a newer duplicate (law 7), nor thinned."""
+    labels: LabelSettings | None = None
+    """Category and difficulty by a model; null asks nobody."""
+    thin: ThinSettings | None = None
+    """Keep labelled easy and medium questions and crowded regions at a rate; null keeps all."""
+    rewrite: RewriteSettings | None = None
+    """A model puts train questions into other words before the teachers are asked; null asks nobody."""
+
+    @model_validator(mode="after")
+    def _thinned_by_labels(self) -> CurateSettings:
+        if self.thin and self.thin.needs_labels() and not self.labels:
+            raise ValueError("thin.easy, thin.medium and thin.crowded go by labels: set `labels`, such as "
+                             "{teacher: {name: labeller, engine: openai, model: M, base_url: URL}}")  # fmt: skip
+        return self
 
     def needs_embeddings(self) -> bool:
-        contamination = self.decontaminate
-        return bool(self.near_duplicates or (contamination.benchmarks and contamination.similarity))
+        crowded = self.thin and self.thin.crowded
+        return bool(self.near_duplicates or crowded or self.decontaminate.wants_embeddings())
 
 
 def curate_steps(settings: CurateSettings, base: Path, sources: Sequence[str], teachers: Sequence[str]) -> list[Step]:
     """The steps in order; `sources` by falling priority; `teachers` are asked for whose answers are paid for."""
     steps = [embed_step(settings.embedding)] if settings.needs_embeddings() else []
     embedded = ("embed",) if settings.needs_embeddings() else ()
-    steps.append(_screen_step(settings, base, embedded))
-    steps.append(
-        dedup_step(settings.near_duplicates, exact=settings.exact_duplicates, heldout=settings.heldout,
-                   incumbents=settings.incumbents, sources=sources, teachers=teachers, embedded=embedded,
-                   embedding=settings.embedding.identity() if embedded else None)
-    )  # fmt: skip
-    steps.append(Step("curate", "curate", "shard", VERSION, {}, ("ingest", "screen", "dedup"), _curate))
+    steps.append(screen_step(settings.filters, settings.decontaminate, settings.embedding, base, embedded))
+    embedding = settings.embedding.identity() if embedded else None
+    if embedding and settings.near_duplicates:
+        steps.append(pairs_step(embedding, settings.near_duplicates.threshold, settings.near_duplicates.exact_up_to))
+    if settings.lexical_duplicates:
+        steps.append(lexical_step(settings.lexical_duplicates))
+    rules = Rules(settings.exact_duplicates, settings.near_duplicates, settings.lexical_duplicates, settings.clusters,
+                  settings.heldout)  # fmt: skip
+    steps.append(dedup_step(rules, incumbents=settings.incumbents, sources=sources, teachers=teachers,
+                            embedding=embedding))  # fmt: skip
+    reads = ["ingest", "screen", "dedup"]
+    if settings.labels:
+        steps.append(label_step(settings.labels, base))
+    if settings.thin:
+        identity = settings.embedding.identity() if settings.thin.crowded else None
+        steps.append(thin_step(settings.thin, labels=settings.labels is not None, embedding=identity,
+                               incumbents=settings.incumbents, teachers=teachers))  # fmt: skip
+        reads.append("thin")
+    if settings.rewrite:
+        steps.append(rewrite_step(settings.rewrite, base, thinned="thin" in reads))
+        reads.append("rewrite")
+    steps.append(Step("curate", "curate", "shard", VERSION, {}, tuple(reads), _curate))
     return steps
 
 
-def _screen_step(settings: CurateSettings, base: Path, embedded: tuple[str, ...]) -> Step:
-    contamination = settings.decontaminate
-    described = {
-        "filters": settings.filters.as_json() if settings.filters else None,
-        "decontaminate": contamination.as_json(),
-        "embedding": settings.embedding.identity() if embedded else None,
-    }
-
-    def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        hashes = tuple(sorted(work[0].inputs.files.items()))
-        benchmarks = load_benchmarks(contamination, settings.embedding, base, hashes)
-        for one in work:
-            transaction = context.begin(step, one)
-            questions = context.workspace.read("ingest", one.shard, "questions", ["question_id", "messages"])
-            texts = [question_text(row["messages"]) for row in questions.to_pylist()]
-            vectors = matrix(context.workspace.read("embed", one.shard, "embeddings")) if embedded else None
-            context.progress.expect(step.key, len(texts))
-            on_benchmark = benchmarks.check(texts, vectors)
-            rows = []
-            for identity, text, contaminated in zip(
-                questions.column("question_id").to_pylist(), texts, on_benchmark, strict=True
-            ):
-                finding = (screen_text(text, settings.filters) if settings.filters else None) or contaminated
-                rows.append({
-                    "question_id": identity,
-                    "text_hash": hash_text(normal_text(text)),
-                    "rule": finding and finding.rule,
-                    "value": finding and finding.value,
-                    "threshold": finding and finding.threshold,
-                    "evidence": _evidence(finding) if finding else "{}",
-                })  # fmt: skip
-            book = Book("question", len(rows), len(rows))
-            transaction.commit("screened", pa.Table.from_pylist(rows, schema=SCREENED), [], [book])
-            context.progress.advance(step.key, len(texts))
-
-    reads = ("ingest", *embedded)
-    return Step("screen", "curate", "shard", VERSION, described, reads, run,
-                lambda cache: benchmark_files(contamination, base, cache))  # fmt: skip
-
-
-def _evidence(finding: Finding) -> str:
-    """A benchmark's finding is JSON already; a filter's is a piece of the question."""
-    if finding.rule.startswith("benchmark_"):
-        return finding.seen
-    return json.dumps({"seen": finding.seen}, ensure_ascii=False)
+def _duplicate(context: Context, step: Step, decided: dict[str, Any]) -> dict[str, Any]:
+    """The ledger's row: who stays, and the question that this one is most like, with their similarity."""
+    if decided["rule"] == "no_embedding":
+        return context.drop(step.key, "question", decided["question_id"], "no_embedding")
+    value = None if decided["similarity"] is None else round(decided["similarity"], 3)
+    evidence = json.dumps({"kept": decided["kept_id"], "like": decided["linked_id"]})
+    return context.drop(step.key, "question", decided["question_id"], decided["rule"], value=value,
+                        threshold=decided["threshold"], evidence=evidence)  # fmt: skip
 
 
 def _curate(context: Context, step: Step, work: Sequence[Work]) -> None:
@@ -115,18 +116,45 @@ def _curate(context: Context, step: Step, work: Sequence[Work]) -> None:
         questions = read("ingest", one.shard, "questions").to_pylist()
         screened = {row["question_id"]: row for row in read("screen", one.shard, "screened").to_pylist()}
         decided = {row["question_id"]: row for row in read("dedup", one.shard, "duplicates").to_pylist()}
-        kept, ledger = [], []
+        thinned = {}
+        if "thin" in step.reads:
+            thinned = {row["question_id"]: row for row in read("thin", one.shard, "thinned").to_pylist()}
+        rewritten = {}
+        if "rewrite" in step.reads:
+            rewritten = {row["question_id"]: row for row in read("rewrite", one.shard, "rewrites").to_pylist()}
+        kept, ledger, pending = [], [], 0
         for question in questions:
             identity = question["question_id"]
-            screen, duplicate = screened[identity], decided.get(identity)
+            screen, duplicate, thin = screened[identity], decided.get(identity), thinned.get(identity)
             if screen["rule"]:
                 ledger.append(context.drop(step.key, "question", identity, screen["rule"], value=screen["value"],
                                            threshold=screen["threshold"], evidence=screen["evidence"]))  # fmt: skip
             elif duplicate is not None and duplicate["rule"]:
-                evidence = json.dumps({"kept": duplicate["kept_id"]})
-                ledger.append(context.drop(step.key, "question", identity, duplicate["rule"],
-                                           value=round(duplicate["similarity"], 3), evidence=evidence))  # fmt: skip
+                ledger.append(_duplicate(context, step, duplicate))
+            elif thin is not None and thin["rule"]:
+                ledger.append(context.drop(step.key, "question", identity, thin["rule"], value=thin["value"],
+                                           threshold=thin["threshold"], evidence=thin["evidence"]))  # fmt: skip
+            elif identity in rewritten and rewritten[identity]["status"] == "infra_error":
+                pending += 1  # asked in its old words now, it would be asked again in the new ones
             else:
-                kept.append(question | {"split": duplicate["split"] if duplicate else "train"})
-        book = Book("question", len(questions), len(kept), dict(Counter(entry["rule"] for entry in ledger)))
+                text = rewritten[identity]["text"] if _is_rewritten(rewritten.get(identity)) else None
+                kept.append(_in_new_words(question, text) | {"split": duplicate["split"] if duplicate else "train"})
+        dropped = dict(Counter(entry["rule"] for entry in ledger))
+        book = Book("question", len(questions), len(kept), dropped, pending)
         transaction.commit("curated", pa.Table.from_pylist(kept, schema=CURATED), ledger, [book])
+
+
+def _is_rewritten(row: dict[str, Any] | None) -> bool:
+    return row is not None and row["status"] == "rewritten"
+
+
+def _in_new_words(question: dict[str, Any], text: str | None) -> dict[str, Any]:
+    """The question with another text of its last message, and the old one in `metadata`; it keeps its id."""
+    if text is None:
+        return question
+    *earlier, last = question["messages"]
+    metadata = json.loads(question["metadata"]) | {"original_question": last["content"]}
+    return question | {
+        "messages": [*earlier, last | {"content": text}],
+        "metadata": json.dumps(metadata, ensure_ascii=False),
+    }

@@ -1,75 +1,92 @@
-"""Decontamination: questions that are on a benchmark, by exact text, by n-gram, by embedding.
+"""Decontamination: which questions are on a benchmark, by which rule, with what evidence.
 
-Each finding carries the benchmark item and the text that matched. Benchmark items shorter than n words are matched
-whole, as a run of words and signs of at least SHORTEST_RUN. Not covered: paraphrases that neither rule sees (see the
-measurements in the docs); boilerplate that many questions share counts like any other run.
+    exact     the same words and signs
+    n-gram    runs of n terms that cover most of the item or of the question; boilerplate runs don't count
+    cosine    the nearest item by embedding, where `similarity` asks for it (DeepDistill)
+    signals   a score over cosine, numbers, runs, formulas, answers; for programs names, values, words
+    judge     a model asked about what the score leaves open
+
+A question's verdict never depends on other questions, so neither shards nor order change it. Not covered: images,
+translations between natural languages; boilerplate is known from the benchmarks alone, not from the corpus.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from storage.fingerprint import hash_text
+from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
+from tasks.decontaminate_code import asks_for_code, prose
+from tasks.decontaminate_decision import CLEAN, VERSION, Contamination, scores
+from tasks.decontaminate_judge import ContaminationJudge, ContaminationJudgeSettings
+from tasks.decontaminate_nearest import above_others, nearest
+from tasks.decontaminate_ngrams import Hits, NgramIndex, covered
+from tasks.decontaminate_signals import ItemSignals
+from tasks.decontaminate_text import Ints, Terms, normal_text, read_terms
 from tasks.embeddings import EmbeddingSettings, Vectors, embed
-from tasks.errors import BadSetting
-from tasks.filters import Finding
-from tasks.question import BadRecord, lookup, normalise
+from tasks.question import normalise
 from tasks.settings import Settings
-from tasks.sources import FileSource, hash_source_files, read_file, source_files
 
-WORD = re.compile(r"\w+", re.UNICODE)
-SIGN = re.compile(r"\w+|[^\w\s]", re.UNICODE)
-SHORTEST_RUN = 6
-"""A shorter item, such as `Solve for x`, stands in far too many questions: it matches as a whole text only."""
-BLOCK = 512
-
-
-class Benchmark(Settings):
-    name: str
-    path: str
-    """A file or glob, relative to the recipe."""
-    question: str = "question"
-    """The column that holds the question."""
+BATCH = 8192
+FLOOR = 0.5
+"""Cosine below which an item is no candidate."""
+LEAST_RUNS = 2
+"""Terms in rare short runs, beyond the first run, from which an item is a candidate."""
+MOST_CHARS = 200_000
+"""Of a longer text the first so many characters are compared."""
 
 
 class DecontaminateSettings(Settings):
     benchmarks: tuple[Benchmark, ...] = ()
-    ngram: int | None = Field(default=13, ge=3)
-    """A shared run of so many words contaminates; null switches the rule off."""
-    similarity: float | None = Field(default=0.9, gt=0, le=1)
-    """Cosine above which the nearest item contaminates (DeepDistill: 0.9); null switches the rule off."""
+    """Names of the field's usual sets, or {name, path or hub, question, answer, …}."""
+    ngram: int | None = Field(default=13, ge=5)
+    """A shared run of so many terms counts; null switches the rule off."""
+    common: int = Field(default=3, ge=1)
+    """A run that more than so many different items hold is boilerplate and counts for nothing."""
+    coverage: float = Field(default=0.6, gt=0, le=1)
+    """Share of the item's terms, or of the question's, that shared runs must cover to contaminate."""
+    similarity: float | None = Field(default=None, gt=0, le=1)
+    """Cosine above which the nearest item contaminates by itself (DeepDistill: 0.9)."""
+    signals: bool = True
+    """Decide by score over several signals; needs embeddings to be at its best."""
+    contaminated: float = 0.5
+    """Score from which a question is contaminated."""
+    suspect: float = -1.0
+    """Score from which it is suspect: the band that the judge is asked about."""
+    suspects: Literal["keep", "drop"] = "keep"
+    nearest: int = Field(default=5, ge=1)
+    """Nearest items by cosine that are looked at."""
+    judge: ContaminationJudgeSettings | None = None
+    """A model that decides on suspects."""
+
+    def wants_embeddings(self) -> bool:
+        return bool(self.benchmarks) and (self.signals or self.similarity is not None)
+
+    def identity(self) -> dict[str, Any]:
+        """What verdicts depend on, besides the benchmarks' content."""
+        judge = self.judge.identity() if self.judge else None
+        return self.as_json(exclude={"judge"}) | {"judge": judge, "decision": VERSION}
 
 
 @dataclass(frozen=True)
-class Item:
-    """One benchmark question."""
+class _Pairs:
+    """Candidates, by question and then item."""
 
-    benchmark: str
-    index: int
-    text: str
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
-
-
-def tokens(text: str) -> list[str]:
-    """Lower-case words and signs, in order, without the signs that end a text: `3 - 4` and `3 + 4` differ."""
-    return SIGN.findall(text.lower().rstrip(" \t\r\n.?:"))
-
-
-def normal_text(text: str) -> str:
-    """Words and signs joined by single blanks: what exact matching compares."""
-    return " ".join(tokens(text))
+    question: Ints
+    item: Ints
+    cosine: Any
+    above: Any
+    item_share: Any
+    question_share: Any
+    runs: Any
 
 
 class Benchmarks:
@@ -77,101 +94,257 @@ class Benchmarks:
 
     def __init__(self, items: Sequence[Item], settings: DecontaminateSettings, embedding: EmbeddingSettings) -> None:
         self.items = list(items)
-        self._settings = settings
-        self._embedding = embedding
-        self._exact = {hash_text(normal_text(item.text)): number for number, item in reversed(list(enumerate(items)))}
-        self._grams: dict[str, int] = {}
-        self._runs: dict[int, dict[str, int]] = {}
-        """items shorter than an n-gram, by length in words and signs"""
-        for number, item in enumerate(self.items if settings.ngram else ()):
-            if grams := _ngrams(words(item.text), settings.ngram or 0):
-                for gram in grams:
-                    self._grams.setdefault(gram, number)
-            elif len(run := tokens(item.text)) >= SHORTEST_RUN:
-                self._runs.setdefault(len(run), {}).setdefault(" ".join(run), number)
-        self._vectors: Vectors | None = None
+        self._settings, self._embedding = settings, embedding
+        texts = [normal_text(item.text) for item in items]
+        self._exact = {hash_text(text): number for number, text in reversed(list(enumerate(texts)))}
+        self._terms = read_terms([item.text for item in items])
+        distinct = np.unique(np.array(texts, dtype=object), return_inverse=True)[1] if texts else np.zeros(0, np.int64)
+        entries = read_terms([item.code.entry if item.is_code else "" for item in items])
+        names = np.split(entries.hashes, entries.bounds[1:-1]) if items else []
+        self._ngrams = NgramIndex(self._terms, distinct.astype(np.int64), names, settings.ngram, settings.common)
+        self._signals = ItemSignals(items, self._terms)
+        self._benchmark = np.unique([item.benchmark for item in items], return_inverse=True)[1]
+        self._code = np.flatnonzero(self._signals.code)
+        self._views: tuple[Any, Any] | None = None
+        self._judge = ContaminationJudge(settings.judge) if settings.judge else None
 
-    def check(self, texts: Sequence[str], vectors: Vectors | None) -> list[Finding | None]:
-        """For each text the rule by which it is on a benchmark, or None; `vectors` are the texts' embeddings."""
-        found = [self._by_text(text) for text in texts]
-        threshold = self._settings.similarity
-        if vectors is None or threshold is None or not self.items or not len(texts):
-            return found
-        if self._vectors is None:
-            self._vectors = embed([normalise(item.text) for item in self.items], self._embedding)
-        items = self._vectors.astype(np.float32).T
-        for start in range(0, len(texts), BLOCK):
-            cosines = vectors[start : start + BLOCK].astype(np.float32) @ items
-            for row, number in enumerate(cosines.argmax(axis=1), start):
-                value = float(cosines[row - start, number])
-                if found[row] is None and value > threshold:
-                    item, value = int(number), round(min(value, 1.0), 3)
-                    found[row] = self._finding("benchmark_similarity", item, value, threshold, self.items[item].text)
+    def check(
+        self, texts: Sequence[str], vectors: Vectors | None = None, answers: Sequence[str | None] | None = None
+    ) -> list[Contamination]:
+        """A verdict for each text; `vectors` (n, d) are the texts' embeddings, `answers` their references."""
+        if not self.items:
+            return [CLEAN] * len(texts)
+        if vectors is not None:  # a text without a usable vector is near to nothing
+            vectors = np.nan_to_num(np.asarray(vectors, np.float16), posinf=0.0, neginf=0.0)
+        found: list[Contamination] = []
+        for start in range(0, len(texts), BATCH):
+            end = start + BATCH
+            found += self._batch([text[:MOST_CHARS] for text in texts[start:end]],
+                                 vectors[start:end] if vectors is not None else None,
+                                 answers[start:end] if answers is not None else None)  # fmt: skip
+        return self._judged(texts, found)
+
+    def _batch(self, texts: Sequence[str], vectors: Vectors | None,
+               answers: Sequence[str | None] | None) -> list[Contamination]:  # fmt: skip
+        found = [CLEAN] * len(texts)
+        terms = read_terms(texts)
+        pairs = self._candidates(texts, terms, vectors)
+        if len(pairs.question):
+            self._by_score(found, texts, terms, pairs, answers)
+            self._by_cosine(found, pairs)
+            self._by_ngram(found, texts, terms, pairs)
+        for number, text in enumerate(texts):
+            item = self._exact.get(hash_text(normal_text(text)))
+            if item is not None:
+                found[number] = Contamination("contaminated", "benchmark_exact", 1.0, None, item, (text[:300],))
         return found
 
-    def _by_text(self, text: str) -> Finding | None:
-        number = self._exact.get(hash_text(normal_text(text)))
-        if number is not None:
-            return self._finding("benchmark_exact", number, 1.0, None, text)
-        size = self._settings.ngram or 0
-        for gram in _ngrams(words(text), size) if self._grams else ():
-            if gram in self._grams:
-                return self._finding("benchmark_ngram", self._grams[gram], size, size, gram)
-        signs = tokens(text) if self._runs else []
-        for length in sorted(self._runs, reverse=True):
-            for run in _ngrams(signs, length):
-                if run in self._runs[length]:
-                    return self._finding("benchmark_ngram", self._runs[length][run], length, size, run)
-        return None
+    def _candidates(self, texts: Sequence[str], terms: Terms, vectors: Vectors | None) -> _Pairs:
+        """Pairs that share a long run, rare short runs, a function name, or are near by cosine."""
+        size = len(self.items)
+        long, short, names = self._ngrams.search(terms)
+        item_keys, item_terms = _cover(long, long.item_at, size)
+        question_keys, question_terms = _cover(long, long.at, size)
+        run_keys, run_terms = _cover(short, short.item_at, size)
+        run_other = _cover(short, short.at, size)[1]
+        enough = run_terms >= 5 + LEAST_RUNS
+        name_keys = np.unique(names.question * size + names.item)
+        near_keys, near_cosine, near_above = self._near(texts, vectors)
+        signals = self._settings.signals
+        keys = np.unique(np.concatenate([item_keys, near_keys, *((run_keys[enough], name_keys) if signals else ())]))
+        question, item = np.divmod(keys, size)
+        of_item = np.maximum(self._terms.lengths[item], 1)
+        of_question = np.maximum(terms.lengths[question], 1)
+        cosine, above = _spread(keys, near_keys, near_cosine), _spread(keys, near_keys, near_above)
+        if vectors is not None:
+            self._fill_cosines(question, item, vectors, cosine)
+        return _Pairs(
+            question, item, cosine, above,
+            np.nan_to_num(_spread(keys, item_keys, item_terms)) / of_item,
+            np.nan_to_num(_spread(keys, question_keys, question_terms)) / of_question,
+            np.nan_to_num(np.maximum(_spread(keys, run_keys, run_terms) / of_item,
+                                     _spread(keys, run_keys, run_other) / of_question)),
+        )  # fmt: skip
 
-    def _finding(self, rule: str, number: int, value: float, threshold: float | None, matched: str) -> Finding:
-        item = self.items[number]
-        seen = {"benchmark": item.benchmark, "item": item.index, "item_text": item.text[:300], "matched": matched[:300]}
-        return Finding(rule, value, threshold, json.dumps(seen, ensure_ascii=False))
+    def _near(self, texts: Sequence[str], vectors: Vectors | None) -> tuple[Ints, Any, Any]:
+        """(keys, cosines, cosines above the next items) of the nearest items; the last is 0 where it has no meaning."""
+        if vectors is None:
+            return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+        whole, _ = self._item_vectors()
+        question, item, cosine = nearest(vectors, whole, self._settings.nearest, FLOOR)
+        keys, above = question * len(self.items) + item, np.zeros(len(item))
+        order = np.argsort(keys)
+        item, keys, cosine = item[order], keys[order], cosine[order]
+        if not len(self._code) or not self._settings.signals:
+            return keys, cosine, above
+        other = ~self._signals.code[item]
+        code_keys, code_cosine, code_above = self._near_code(texts, vectors)
+        keys = np.concatenate([keys[other], code_keys])
+        order = np.argsort(keys)
+        return (keys[order], np.concatenate([cosine[other], code_cosine])[order],
+                np.concatenate([above[other], code_above])[order])  # fmt: skip
+
+    def _near_code(self, texts: Sequence[str], vectors: Vectors) -> tuple[Ints, Any, Any]:
+        """Programming problems near to what the questions say in words, or to their whole text."""
+        asked = np.array([number for number, text in enumerate(texts) if asks_for_code(text)], np.int64)
+        if not len(asked):
+            return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+        whole, said = self._item_vectors()
+        words = [prose(texts[number]) for number in asked]
+        mine = np.asarray(vectors[asked], np.float64)
+        if spoken := [number for number, text in enumerate(words) if text]:
+            mine = mine.copy()
+            mine[spoken] = embed([normalise(words[number]) for number in spoken], self._embedding)
+        spoken_cosine = mine @ np.asarray(said, np.float64).T
+        above = above_others(spoken_cosine, self._benchmark[self._code])
+        full_cosine = np.asarray(vectors[asked], np.float64) @ np.asarray(whole[self._code], np.float64).T
+        cosine = np.minimum(np.maximum(spoken_cosine, 0.9 * full_cosine), 1.0)
+        count = min(self._settings.nearest, cosine.shape[1])
+        best = np.argsort(-np.round(cosine + above, 6), axis=1, kind="stable")[:, :count]
+        row = np.repeat(np.arange(len(asked)), count)
+        column = best.ravel()
+        keys = asked[row] * len(self.items) + self._code[column]
+        return keys, cosine[row, column], above[row, column]
+
+    def _fill_cosines(self, question: Ints, item: Ints, vectors: Vectors, cosine: Any) -> None:
+        """Pairs that were found by their words have a cosine as well."""
+        missing = np.flatnonzero(np.isnan(cosine))
+        whole, _ = self._item_vectors()
+        mine = np.asarray(vectors)[question[missing]].astype(np.float64)
+        cosine[missing] = np.einsum("ij,ij->i", mine, np.asarray(whole)[item[missing]].astype(np.float64))
+
+    def _item_vectors(self) -> tuple[Any, Any]:
+        """(all items, what the programming problems say in words)."""
+        if self._views is None:
+            whole = embed([normalise(item.text) for item in self.items], self._embedding)
+            said = embed([normalise(self.items[number].prose or self.items[number].text) for number in self._code],
+                         self._embedding)  # fmt: skip
+            self._views = whole, said
+        return self._views
+
+    def _by_score(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: _Pairs,
+                  answers: Sequence[str | None] | None) -> None:  # fmt: skip
+        settings = self._settings
+        if not settings.signals:
+            return
+        signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
+                                        pairs.runs, answers)  # fmt: skip
+        value = scores(signals)
+        for pair in _best(pairs.question, value, pairs.item):
+            if value[pair] >= settings.suspect:
+                contaminated = value[pair] >= settings.contaminated
+                item = int(pairs.item[pair])
+                found[int(pairs.question[pair])] = Contamination(
+                    "contaminated" if contaminated else "suspect", "benchmark_signals", float(value[pair]),
+                    settings.contaminated if contaminated else settings.suspect, item,
+                    self._signals.shared_words(terms.of(int(pairs.question[pair])), item),
+                    tuple(signals.row(int(pair)).items()),
+                )  # fmt: skip
+
+    def _by_cosine(self, found: list[Contamination], pairs: _Pairs) -> None:
+        threshold = self._settings.similarity
+        if threshold is None:
+            return
+        value = np.round(np.nan_to_num(pairs.cosine), 3)
+        for pair in _best(pairs.question, value, pairs.item):
+            if value[pair] > threshold:
+                question, item = int(pairs.question[pair]), int(pairs.item[pair])
+                found[question] = Contamination(
+                    "contaminated", "benchmark_similarity", float(value[pair]), threshold, item,
+                    (self.items[item].text[:300],), (("cosine", float(value[pair])),),
+                )  # fmt: skip
+
+    def _by_ngram(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: _Pairs) -> None:
+        threshold = self._settings.coverage
+        value = np.round(np.minimum(np.maximum(pairs.item_share, pairs.question_share), 1.0), 3)
+        chosen = np.flatnonzero(value >= threshold)
+        if not len(chosen):
+            return
+        question, item = pairs.question[chosen], pairs.item[chosen]
+        _, numbers, contained = self._signals.agreement(terms, question, item)
+        same_formulas = self._signals.formulas(texts, question, item, ~self._signals.code[item])
+        copy = (contained >= CONTAINED) & (same_formulas >= SAME_FORMULAS)
+        for pair in _best(question, value[chosen] + copy, item):
+            number, other = int(question[pair]), int(item[pair])
+            if not copy[pair] and found[number].verdict == "contaminated":
+                continue
+            run = self._signals.longest_run(texts[number], other)
+            signals = dict(found[number].signals) if found[number].item == other else {}
+            signals |= {"numbers": float(numbers[pair]), "contained": float(contained[pair]),
+                        "formulas": float(same_formulas[pair])}  # fmt: skip
+            found[number] = Contamination(
+                "contaminated" if copy[pair] else "suspect", "benchmark_ngram", float(value[chosen][pair]), threshold,
+                other, (run,), tuple((name, round(signal, 3)) for name, signal in signals.items()),
+            )  # fmt: skip
+
+    def _judged(self, texts: Sequence[str], found: list[Contamination]) -> list[Contamination]:
+        """Suspects as the judge sees them; undecided where it fails."""
+        suspects = [number for number, one in enumerate(found) if one.verdict == "suspect"]
+        if self._judge is None or not suspects:
+            return found
+        asked = [(texts[number], self.items[found[number].item].text) for number in suspects]
+        for number, opinion in zip(suspects, self._judge.ask(asked), strict=True):
+            if opinion.same is None:
+                found[number] = found[number].judged("undecided", "benchmark_undecided", opinion.reason)
+            elif opinion.same:
+                found[number] = found[number].judged("contaminated", "benchmark_judge", opinion.reason)
+            else:
+                found[number] = CLEAN
+        return found
+
+    def drops(self, one: Contamination) -> str | None:
+        """The rule by which a question leaves, or None: undecided is kept out, a suspect by setting."""
+        if one.verdict in ("contaminated", "undecided"):
+            return one.rule
+        return "benchmark_suspect" if one.verdict == "suspect" and self._settings.suspects == "drop" else None
+
+    def evidence(self, one: Contamination) -> str:
+        """JSON: the item, what matched, the scores."""
+        if one.verdict == "clean":
+            return "{}"
+        item = self.items[one.item]
+        seen: dict[str, Any] = {
+            "verdict": one.verdict, "benchmark": item.benchmark, "item": item.index, "item_text": item.text[:300],
+            "matched": "; ".join(one.matched)[:300], "found_by": one.rule,
+        }  # fmt: skip
+        seen |= {"signals": dict(one.signals)} if one.signals else {}
+        return json.dumps(seen | ({"reason": one.reason} if one.reason else {}), ensure_ascii=False)
 
 
-def _ngrams(parts: Sequence[str], size: int) -> list[str]:
-    return [" ".join(parts[start : start + size]) for start in range(len(parts) - size + 1)]
+CONTAINED, SAME_FORMULAS = 0.93, 0.5
+"""With long shared runs a text is a copy if it also holds the item's other words and numbers, or the item holds its;
+else it may be the same template with other numbers or another question about the same facts."""
 
 
-def benchmark_files(settings: DecontaminateSettings, base: Path, cache: Path) -> dict[str, str]:
-    """sha256 of each benchmark file."""
-    found: dict[str, str] = {}
-    for benchmark in settings.benchmarks:
-        hashes = hash_source_files(_as_source(benchmark), base, cache)
-        found |= {f"benchmark:{name}": digest for name, digest in hashes.items()}
+def _cover(hits: Hits, places: Ints, size: int) -> tuple[Ints, Ints]:
+    return covered(hits.question * size + hits.item, places, hits.length)
+
+
+def _spread(keys: Ints, known: Ints, values: Any) -> Any:
+    """Values by key where known, else NaN."""
+    found = np.full(len(keys), np.nan)
+    if len(known):
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        here = known[place] == keys
+        found[here] = values[place[here]]
     return found
+
+
+def _best(question: Ints, value: Any, item: Ints) -> Ints:
+    """The pair with the highest value of each question; ties go to the smaller item."""
+    order = np.lexsort((item, -value, question))
+    return order[np.unique(question[order], return_index=True)[1]]
 
 
 @lru_cache(maxsize=4)
 def load_benchmarks(
     settings: DecontaminateSettings, embedding: EmbeddingSettings, base: Path, hashes: tuple[tuple[str, str], ...]
 ) -> Benchmarks:
-    """Read all benchmark files; BadSetting if one has no such column, since nothing would ever match it.
+    """Read all benchmarks; BadSetting if an item has no question, UnreadableSource if a set can't be read.
 
     `hashes` are those of the files: a file that changes within one process is read again.
     """
-    items: list[Item] = []
-    for benchmark in settings.benchmarks:
-        before = len(items)
-        source = _as_source(benchmark)
-        for path in source_files(source, base):
-            for index, record in enumerate(read_file(path, source, base)):
-                text = None if isinstance(record.value, BadRecord) else lookup(record.value, benchmark.question)
-                if not isinstance(text, str) or not text.strip():
-                    complaint = _complaint(record.value, benchmark)
-                    raise BadSetting(f"benchmark {benchmark.name}: {record.place} {complaint}")
-                items.append(Item(benchmark.name, index, text))
-        if len(items) == before:
-            raise BadSetting(f"benchmark {benchmark.name}: {benchmark.path} holds no items")
-    return Benchmarks(items, settings, embedding)
+    return Benchmarks(load_items(settings.benchmarks, base), settings, embedding)
 
 
-def _as_source(benchmark: Benchmark) -> FileSource:
-    return FileSource(name=benchmark.name, kind="file", path=benchmark.path)
-
-
-def _complaint(value: dict[str, Any] | BadRecord, benchmark: Benchmark) -> str:
-    if isinstance(value, BadRecord):
-        return f"can't be read: {value.rule}, {value.detail}; mend the file"
-    return f"has no text in column {benchmark.question!r}; set `question` to the right one (found: {', '.join(value)})"
+__all__ = ["Benchmark", "Benchmarks", "Contamination", "DecontaminateSettings", "Item", "load_benchmarks"]

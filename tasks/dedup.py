@@ -1,210 +1,285 @@
-"""Dedup: clusters of equal and near-equal questions, one representative each, one split for the whole cluster.
+"""Dedup: clusters of equal and alike questions, who stays of each, and one split for the whole cluster.
 
-Pairs with cosine ≥ threshold are found exactly, by blocked matrix products over the upper triangle; clusters are the
-connected components of those pairs. The representative is chosen in this order: answers already paid for, source
-priority, has a reference, longer text, smaller id; in a held-out cluster nothing that was for training can be it. The
-decision is written per shard for every question that passed
-the screen, so that its split stays what it was (law 6).
+Links come from three rules: the same text but for case and blanks (`exact_duplicate`), cosine ≥ threshold
+(`near_duplicate`), shared n-grams (`lexical_duplicate`); the last two are read from the `pairs` that earlier steps
+kept.
+Who stays is chosen in this order: answers already paid for (law 7), then as `prefer` says, then by the smaller id; in a
+held-out cluster nothing that was for training can be it. The decision is written per shard for every question that
+passed the screen, so that its split stays what it was (law 6).
+
+Memory: about 250 bytes a question and 40 a pair, in arrays; texts are read shard by shard.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
 
 from storage.manifest import Book
 from storage.schemas import DUPLICATES
-from storage.workspace import Workspace
-from tasks.embeddings import matrix
-from tasks.question import question_text
+from storage.workspace import ALL, Workspace
+from tasks.dedup_clusters import (
+    HELDOUT,
+    LEXICAL,
+    NEAR,
+    NOBODY,
+    RULES,
+    TRAIN,
+    UNSEEN,
+    Decision,
+    Links,
+    Questions,
+    decide,
+    exact_links,
+    hardness,
+    join_links,
+)
+from tasks.errors import BadSetting
+from tasks.lexical import LexicalSettings
+from tasks.pairs import Hashes, hex_column, read_pairs, text_hashes
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
 
-VERSION = "1"
-BLOCK = 2048
+VERSION = "2"
 REFERENCES = ("ground_truth", "test_cases", "instruction_constraints")
+Preference = Literal["priority", "reference", "longest", "hardest"]
+PREFERENCES: tuple[Preference, ...] = ("priority", "reference", "longest", "hardest")
 
 
 class DedupSettings(Settings):
     threshold: float = Field(default=0.95, gt=0, le=1)
     """Cosine from which two questions are near-duplicates; the papers publish none, this default is ours."""
+    exact_up_to: int = Field(default=2_000_000, ge=2)
+    """With more distinct texts only those in common clusters are compared; the recall is measured."""
 
 
-@dataclass
-class Candidate:
-    """A question that passed the screen."""
+class ClusterSettings(Settings):
+    by: Literal["components", "representatives"] = "components"
+    """components: one question of a chain of alike ones stays. representatives: one goes only if it is like one that
+    stays."""
+    prefer: tuple[Preference, ...] = PREFERENCES
+    """Who stays: source priority, a reference answer, the longest text, the hardest label; in this order."""
 
-    question_id: str
-    shard: str
-    text_hash: str
-    preference: tuple[Any, ...]
-    """The smallest of a cluster is its representative."""
-    split: str | None
-    """What an earlier run decided."""
+    @field_validator("prefer")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each at most once, found {', '.join(value)}")
+        return value
 
 
-def dedup_step(near: DedupSettings | None, *, exact: bool, heldout: float, incumbents: bool, sources: Sequence[str],
-               teachers: Sequence[str], embedded: tuple[str, ...],
+@dataclass(frozen=True)
+class Rules:
+    """What links questions, and what is done with the clusters."""
+
+    exact: bool
+    near: DedupSettings | None
+    lexical: LexicalSettings | None
+    clusters: ClusterSettings
+    heldout: float
+
+    def thresholds(self) -> dict[str, float | None]:
+        near = self.near.threshold if self.near else None
+        lexical = self.lexical.threshold if self.lexical else None
+        return {"near_duplicate": near, "lexical_duplicate": lexical}
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "exact_duplicates": self.exact,
+            "near_duplicates": {"threshold": self.near.threshold} if self.near else None,
+            "lexical_duplicates": self.lexical.as_json() if self.lexical else None,
+            "clusters": self.clusters.as_json(),
+            "heldout": self.heldout,
+        }
+
+
+def dedup_step(rules: Rules, *, incumbents: bool, sources: Sequence[str], teachers: Sequence[str],
                embedding: dict[str, Any] | None) -> Step:  # fmt: skip
-    described = {
-        "near_duplicates": near.as_json() if near else None, "exact_duplicates": exact, "heldout": heldout,
-        "sources": list(sources), "incumbents": incumbents, "embedding": embedding,
-    }  # fmt: skip
+    """`embedding` is the model's identity where the recipe embeds at all; a question without a vector is dropped."""
+    described = rules.as_json() | {"sources": list(sources), "incumbents": incumbents, "embedding": embedding}
+    reads = ["ingest", "screen"]
+    reads += ["embed"] if embedding else []
+    reads += ["pairs"] if rules.near else []
+    reads += ["lexical"] if rules.lexical else []
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        transactions = [context.begin(step, one) for one in work]  # before anything is read: the base is what we saw
-        candidates = _candidates(context.workspace, step, sources, teachers if incumbents else ())
-        context.progress.expect(step.key, len(candidates))
-        links = list(_exact_links(candidates)) if exact else []
-        if near is not None:
-            links += _near_links(context, step, candidates, near.threshold)
-        rows = _decide(candidates, links, heldout)
-        for transaction in transactions:
-            table = pa.Table.from_pylist(rows[transaction.shard], schema=DUPLICATES)
-            book = Book("question", table.num_rows, table.num_rows)
-            transaction.commit("duplicates", table, [], [book])
-        context.progress.advance(step.key, len(candidates))
+        transactions = {one.shard: context.begin(step, one) for one in work}  # before anything is read
+        candidates = _candidates(context.workspace, step, sources, teachers if incumbents else (), rules)
+        context.progress.expect(step.key, len(candidates.questions))
+        links = _links(context.workspace, candidates, rules)
+        prefer, by = rules.clusters.prefer, rules.clusters.by
+        decision = decide(candidates.questions, links, prefer, rules.heldout, by)
+        for shard, rows in candidates.shards:
+            if shard in transactions:
+                table = _table(candidates.questions, decision, rows, rules.thresholds())
+                book = Book("question", table.num_rows, table.num_rows)
+                transactions[shard].commit("duplicates", table, [], [book])
+        context.progress.advance(step.key, len(candidates.questions))
 
-    return Step("dedup", "curate", "global", VERSION, described, ("ingest", "screen", *embedded), run)
+    return Step("dedup", "curate", "global", VERSION, described, tuple(reads), run)
 
 
-def _candidates(workspace: Workspace, step: Step, sources: Sequence[str], teachers: Sequence[str]) -> list[Candidate]:
-    rank = {name: number for number, name in enumerate(sources)}
-    found = []
+@dataclass(frozen=True)
+class Candidates:
+    """The questions that passed the screen, with the hashes by which links are found."""
+
+    questions: Questions
+    normal_hashes: Hashes
+    """of the texts as the exact rule compares them"""
+    text_hashes: Hashes | None
+    """of the texts as the kept pairs name them"""
+    shards: list[tuple[str, slice]]
+
+
+def _candidates(workspace: Workspace, step: Step, sources: Sequence[str], teachers: Sequence[str],
+                rules: Rules) -> Candidates:  # fmt: skip
+    embedded = "embed" in step.reads
+    texts = text_hashes(workspace) if rules.lexical and not embedded else None
+    pieces, shards, seen, first = [], [], 0, 0
     for shard in workspace.shards:
-        screened = workspace.read("screen", shard, "screened", ["question_id", "text_hash", "rule"]).to_pylist()
-        columns = ["question_id", "messages", "question_source", *REFERENCES]
-        rows = workspace.read("ingest", shard, "questions", columns).to_pylist()
-        questions = {row["question_id"]: row for row in rows}
-        paid = _paid_for(workspace, shard, teachers)
-        splits = _earlier_splits(workspace, step, shard)
-        for row in screened:
-            if row["rule"]:
-                continue
-            identity = row["question_id"]
-            question = questions[identity]
-            referenced = any(question[name] for name in REFERENCES)
-            preference = (identity not in paid, rank[question["question_source"]], not referenced,
-                          -len(question_text(question["messages"])), identity)  # fmt: skip
-            found.append(Candidate(identity, shard, row["text_hash"], preference, splits.get(identity)))
+        whole = workspace.read("ingest", shard, "questions", ["question_id"]).num_rows
+        own = None if texts is None else texts[seen : seen + whole]
+        piece = _shard(workspace, step, shard, sources, teachers, embedded, own)
+        pieces.append(piece)
+        count = len(piece["ids"])
+        shards.append((shard, slice(first, first + count)))
+        seen, first = seen + whole, first + count
+    joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    normal, own_texts = joined.pop("normal_hashes"), joined.pop("text_hashes", None)
+    return Candidates(Questions(**joined), normal, own_texts, shards)
+
+
+def _shard(workspace: Workspace, step: Step, shard: str, sources: Sequence[str], teachers: Sequence[str],
+           embedded: bool, texts: Hashes | None) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
+    """The columns of one shard's candidates; all tables of a shard are in the order of question_id."""
+    screened = workspace.read("screen", shard, "screened", ["question_id", "text_hash", "rule"])
+    passed = screened.column("rule").is_null().to_numpy(zero_copy_only=False)
+    columns = ["question_id", "messages", "question_source", "difficulty_label", *REFERENCES]
+    questions: Any = workspace.read("ingest", shard, "questions", columns).filter(pa.array(passed))
+    screened = screened.filter(pa.array(passed))
+    rank = {name: number for number, name in enumerate(sources)}
+    ids = hex_column(questions.column("question_id"))
+    paid = np.array(sorted(_paid_for(workspace, shard, teachers)), "S32")
+    columns_: dict[str, npt.NDArray[Any]] = {
+        "ids": ids,
+        "paid": np.isin(ids, paid),
+        "priority": np.array([rank[name] for name in questions.column("question_source").to_pylist()], np.int32),
+        "referenced": _has_reference(questions),
+        "length": _lengths(questions),
+        "hardness": np.array([hardness(label) for label in questions.column("difficulty_label").to_pylist()], np.int8),
+        "split": _earlier_splits(workspace, step, shard, ids),
+        "faulty": np.zeros(len(ids), bool),
+        "normal_hashes": hex_column(screened.column("text_hash")),
+    }
+    if embedded:
+        vectors = workspace.read("embed", shard, "embeddings", ["text_hash", "fault"]).filter(pa.array(passed))
+        columns_["faulty"] = vectors.column("fault").is_valid().to_numpy(zero_copy_only=False)
+        columns_["text_hashes"] = hex_column(vectors.column("text_hash"))
+    elif texts is not None:
+        columns_["text_hashes"] = texts[passed]
+    return columns_
+
+
+def _has_reference(questions: pa.Table) -> npt.NDArray[np.bool_]:
+    found = np.zeros(questions.num_rows, bool)
+    for name in REFERENCES:
+        column = questions.column(name)
+        sizes = pc.binary_length(column) if pa.types.is_string(column.type) else pc.list_value_length(column)
+        found |= pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False) > 0
     return found
+
+
+def _lengths(questions: pa.Table) -> npt.NDArray[np.int64]:
+    """Characters of each question's text: its messages but the assistant's, a line end between two."""
+    messages: Any = questions.column("messages").combine_chunks()
+    if not len(messages):
+        return np.zeros(0, np.int64)
+    row = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
+    flat: Any = messages.flatten()
+    asked = pc.not_equal(flat.field("role"), pa.scalar("assistant")).to_numpy(zero_copy_only=False)
+    sizes = pc.utf8_length(flat.field("content")).to_numpy(zero_copy_only=False)
+    return np.bincount(row, np.where(asked, sizes + 1, 0), len(messages)).astype(np.int64) - 1
 
 
 def _paid_for(workspace: Workspace, shard: str, teachers: Sequence[str]) -> set[str]:
     paid: set[str] = set()
     for teacher in teachers:
         if workspace.head(f"generate.{teacher}", shard):
-            rows = workspace.read(f"generate.{teacher}", shard, "responses", ["question_id", "error_kind"]).to_pylist()
-            paid |= {row["question_id"] for row in rows if row["error_kind"] is None}
+            rows: Any = workspace.read(f"generate.{teacher}", shard, "responses", ["question_id", "error_kind"])
+            paid |= set(rows.filter(rows.column("error_kind").is_null()).column("question_id").to_pylist())
     return paid
 
 
-def _earlier_splits(workspace: Workspace, step: Step, shard: str) -> dict[str, str]:
+def _earlier_splits(workspace: Workspace, step: Step, shard: str, ids: Hashes) -> npt.NDArray[np.int8]:
     """What each question was for; `near_heldout` ones have been for training, and stay known as that."""
-    if workspace.head(step.key, shard) is None:
-        return {}
-    rows = workspace.read(step.key, shard, "duplicates", ["question_id", "split", "rule"]).to_pylist()
-    return {row["question_id"]: "train" if row["rule"] == "near_heldout" else row["split"] for row in rows}
+    head = workspace.head(step.key, shard)
+    if head is None:
+        return np.full(len(ids), UNSEEN, np.int8)
+    columns = ["question_id", "split", "rule"]
+    rows = workspace.read(step.key, shard, "duplicates", columns).to_pylist()
+    known = {row["question_id"]: TRAIN if row["rule"] == "near_heldout" or row["split"] == "train" else HELDOUT
+             for row in rows}  # fmt: skip
+    return np.array([known.get(one.decode(), UNSEEN) for one in ids.tolist()], np.int8)
 
 
-Link = tuple[int, int, float, str]
-"""Two candidates' numbers, their similarity, the rule that linked them."""
+def _links(workspace: Workspace, candidates: Candidates, rules: Rules) -> Links:
+    found = [exact_links(candidates.normal_hashes)] if rules.exact else []
+    for key, rule in (("pairs", NEAR if rules.near else None), ("lexical", LEXICAL if rules.lexical else None)):
+        threshold = rules.thresholds()[RULES[rule]] if rule else None  # type: ignore[index]
+        if rule and threshold is not None:
+            found += _kept_links(workspace, key, rule, threshold, candidates, rules)
+    return join_links(found)
 
 
-def _exact_links(candidates: Sequence[Candidate]) -> Iterator[Link]:
-    first: dict[str, int] = {}
-    for number, candidate in enumerate(candidates):
-        other = first.setdefault(candidate.text_hash, number)
-        if other != number:
-            yield other, number, 1.0, "exact_duplicate"
+def _kept_links(workspace: Workspace, key: str, rule: int, threshold: float, candidates: Candidates,
+                rules: Rules) -> Iterator[Links]:  # fmt: skip
+    """The kept pairs from the threshold on, and links between questions of one text."""
+    known = read_pairs(workspace, workspace.need(key, ALL))
+    if known.pairs.thinned and rules.clusters.by == "representatives":
+        raise BadSetting(
+            f"clusters.by: representatives needs every pair, and of {known.pairs.found:,} only a spanning forest "
+            "was kept; set it to components, or near_duplicates.threshold higher"
+        )
+    hashes = candidates.text_hashes
+    assert hashes is not None
+    usable = np.flatnonzero(~candidates.questions.faulty)
+    texts, first, group = np.unique(hashes[usable], return_index=True, return_inverse=True)
+    rows = usable[first]
+    other = usable[first[group] != np.arange(len(usable))]
+    same = rows[group[first[group] != np.arange(len(usable))]]
+    yield Links(same, other, np.ones(len(other), np.float32), np.full(len(other), rule, np.int8))
+    keep = known.pairs.cosine >= np.float32(threshold)
+    left, right = known.texts[known.pairs.left[keep]], known.texts[known.pairs.right[keep]]
+    value = known.pairs.cosine[keep]
+    there = np.isin(left, texts) & np.isin(right, texts)
+    ends = [rows[np.searchsorted(texts, side[there])] for side in (left, right)]
+    yield Links(np.minimum(*ends), np.maximum(*ends), value[there], np.full(int(there.sum()), rule, np.int8))
 
 
-def _near_links(context: Context, step: Step, candidates: Sequence[Candidate], threshold: float) -> list[Link]:
-    """All pairs with cosine ≥ threshold. Vectors lie in one f16 file; only two blocks are in memory as f32."""
-    if len(candidates) < 2:
-        return []
-    folder = context.workspace.scratch()
-    vectors = _vector_file(context.workspace, candidates, folder / "vectors.f16")
-    return [(one, other, value, "near_duplicate") for one, other, value in similar_pairs(vectors, threshold)]
-
-
-def _vector_file(workspace: Workspace, candidates: Sequence[Candidate], path: Any) -> npt.NDArray[np.float16]:
-    by_shard: dict[str, list[int]] = defaultdict(list)
-    for number, candidate in enumerate(candidates):
-        by_shard[candidate.shard].append(number)
-    vectors: Any = None
-    for shard, numbers in by_shard.items():
-        rows = workspace.read("embed", shard, "embeddings")
-        place = {identity: row for row, identity in enumerate(rows.column("question_id").to_pylist())}
-        values = matrix(rows)[[place[candidates[number].question_id] for number in numbers]]
-        if vectors is None:
-            vectors = np.memmap(path, np.float16, "w+", shape=(len(candidates), values.shape[1]))
-        vectors[numbers] = values
-    path.unlink()  # the mapping stays until it is closed; a killed run leaves nothing behind
-    path.parent.rmdir()
-    return vectors  # type: ignore[no-any-return]
-
-
-def similar_pairs(vectors: npt.NDArray[np.float16], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """All (i, j, cosine) with i < j and cosine ≥ threshold of unit vectors of shape (n, d), block by block."""
-    count = len(vectors)
-    for top in range(0, count, BLOCK):
-        rows = np.asarray(vectors[top : top + BLOCK], np.float32)
-        for left in range(top, count, BLOCK):
-            products = rows @ np.asarray(vectors[left : left + BLOCK], np.float32).T
-            for row, column in zip(*np.nonzero(products >= threshold), strict=True):
-                if top + row < left + column:
-                    yield int(top + row), int(left + column), min(float(products[row, column]), 1.0)
-
-
-def _decide(candidates: Sequence[Candidate], links: Sequence[Link], heldout: float) -> dict[str, list[dict[str, Any]]]:
-    """One row per candidate, by shard."""
-    count = len(candidates)
-    ends = np.array([(one, other) for one, other, _, _ in links], np.int64).reshape(-1, 2)
-    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
-    clusters: dict[int, list[int]] = defaultdict(list)
-    for number, label in enumerate(labels):
-        clusters[int(label)].append(number)
-    best: dict[int, tuple[float, str]] = {}
-    for one, other, value, rule in links:  # exact links come first, and only a greater similarity takes their place
-        for number in (one, other):
-            if number not in best or value > best[number][0]:
-                best[number] = (value, rule)
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for members in clusters.values():
-        split = _split([candidates[number] for number in members], heldout)
-        barred = split == "heldout"  # for those that were for training (law 6)
-        keeper = candidates[min(members, key=lambda number: (
-            barred and candidates[number].split == "train", candidates[number].preference))]  # fmt: skip
-        for number in members:
-            candidate = candidates[number]
-            kept = candidate is keeper
-            value, rule = best.get(number, (0.0, ""))
-            if not kept and barred and candidate.split == "train":
-                rule = "near_heldout"
-            rows[candidate.shard].append({
-                "question_id": candidate.question_id, "kept_id": keeper.question_id, "rule": None if kept else rule,
-                "similarity": None if kept else value, "split": split,
-            })  # fmt: skip
-    return rows
-
-
-def _split(members: Sequence[Candidate], heldout: float) -> str:
-    """Held out once, held out for ever; a cluster never seen is decided by the hash of its smallest id."""
-    earlier = {member.split for member in members}
-    if "heldout" in earlier:
-        return "heldout"
-    if "train" in earlier:
-        return "train"
-    smallest = min(member.question_id for member in members)
-    return "heldout" if int(smallest[8:16], 16) / 2**32 < heldout else "train"
+def _table(questions: Questions, decision: Decision, rows: slice, thresholds: dict[str, float | None]) -> pa.Table:
+    """The decision on one shard's questions."""
+    ids = questions.ids.astype(str)
+    kept, linked, rule = decision.kept[rows], decision.linked[rows], decision.rule[rows]
+    names = [RULES[number] for number in rule.tolist()]
+    going = rule != 0
+    similarity = np.where(going & (linked != NOBODY), decision.similarity[rows], np.nan)
+    return pa.Table.from_arrays(
+        [
+            pa.array(ids[rows].tolist()),
+            pa.array(ids[kept].tolist()),
+            pa.array(names, pa.string()),
+            pa.array([ids[one] if gone and one != NOBODY else None
+                      for one, gone in zip(linked.tolist(), going.tolist(), strict=True)], pa.string()),
+            pa.array(similarity.astype(np.float64), pa.float64(), from_pandas=True),
+            pa.array([thresholds.get(name) if name else None for name in names], pa.float64()),
+            pa.array(np.where(decision.heldout[rows], "heldout", "train").tolist()),
+        ],
+        schema=DUPLICATES,
+    )  # fmt: skip

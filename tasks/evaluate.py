@@ -31,10 +31,11 @@ from tasks.step import Context, Heads, Progress, Step, Work, pending_work
 from tasks.teachers.revision import resolve_revision
 from tasks.teachers.settings import Prompt, Sampling, TransformersTeacherSettings
 from tasks.train import StudentSettings, base_model, student_folder
+from tasks.verifiers.bench import static_versions
 from tasks.verifiers.settings import VerifySettings
 from tasks.verify import verify_step
 
-VERSION = "1"
+VERSION = "2"
 SIDES = ("before", "after")
 
 
@@ -59,6 +60,7 @@ def evaluate_step(settings: EvaluateSettings, student: StudentSettings, verify: 
     described = {
         "evaluate": settings.as_json(exclude={"batch_size", "device"}),
         "verify": verify.judging(),
+        "versions": static_versions(verify),
         "weights": resolve_revision(student.model, student.revision),
     }
 
@@ -85,7 +87,7 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
     ]
     steps = [generate_step(teacher, workspace.root) for teacher in teachers]
     steps += [verify_step(verify, teacher, workers=workers) for teacher in teachers]
-    steps += grade_steps(grade, SIDES)
+    steps += grade_steps(grade.model_copy(update={"repair": False}), SIDES)  # a student repairs no reference
     _run_all(replace(context, workspace=inner, progress=_Inner(context.progress, step.key)), steps)
     metrics = measure(workspace, inner, settings.samples)
     graded = metrics["questions"]

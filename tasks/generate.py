@@ -1,56 +1,74 @@
 """Generate: ask a teacher for every planned response that isn't there yet.
 
-One step per teacher, so that two teachers never race for one slice. A response that was paid for is never asked for
-again and never thrown away; a failed request is a row with its error, tried again by the next run unless it was
-refused. Replayed responses cost nothing: they are read again when their files or columns change. Finished responses
-are committed every half minute within a shard, so that a crash loses no more than that.
+One step per teacher, so that two teachers never race for one slice. The requests of a range of shards are in flight
+together: the pipeline isn't drained at a shard's end, and each shard is committed when its last reply is there, beside
+the asking. A budget that is used up ends the asking: what is in flight is kept, what wasn't asked is pending, and the
+commit says which limit was reached. Every response is in the shard's log as soon as it has come, so that a crash loses
+no more than what was in flight. Replayed responses cost nothing: they have no log but a commit every half minute, and
+are read again when their files or columns change.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import queue
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from storage.manifest import Book, Head, Inputs, Part
-from storage.schemas import RESPONSES, TABLES
-from storage.workspace import Transaction
-from tasks.errors import BadSetting
-from tasks.plan import Planned, model_revision, planned
+from storage.database import open_views
+from storage.schemas import RESPONSES
+from storage.workspace import Workspace
+from tasks.budget import Answer, Budget, missing
+from tasks.generate_shard import Shard, close_unasked
+from tasks.plan import model_revision
+from tasks.shard_log import Held, ShardLog, Syncer, Unfinished
 from tasks.step import ASKED_FOR, Context, Step, Work
-from tasks.teachers.replay import ReplayTeacher, Stray, replay_files
+from tasks.tally import ShowsTally, Tally
+from tasks.teachers.api_key import api_key
+from tasks.teachers.replay import ReplayTeacher, replay_files
 from tasks.teachers.settings import (
     OpenAITeacherSettings,
     ReplayTeacherSettings,
     TeacherBase,
     TransformersTeacherSettings,
+    VLLMTeacherSettings,
 )
-from tasks.teachers.teacher import Reply, Teacher
+from tasks.teachers.teacher import Reply, Request, Teacher
 
 VERSION = "1"
 COMMIT_EVERY_S = 30.0
+"""How often a shard without a log is committed before it is whole."""
+BLOCK = 16_384
+"""Requests that an engine gets at once if it wants them all before it begins."""
+BLOCK_BY_THE_CLOCK = 256
+"""The same under a budget in hours, which may end between two blocks."""
+PROGRESS_EVERY_S = 0.2
+COMMITS_WAITING = 2
+"""Shards that may wait for their commit before the replies do: what they hold must fit into memory."""
 
 
-def generate_step(teacher: TeacherBase, base: Path) -> Step:
-    """The step `generate.<teacher>`; `base` is the recipe's folder."""
+def generate_step(teacher: TeacherBase, base: Path, budget: Budget | None = None) -> Step:
+    """The step `generate.<teacher>`; `base` is the recipe's folder. `budget`: what the steps of all teachers share."""
     revision = model_revision(teacher)
+    spending = budget or Budget(None, [teacher])
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        with open_teacher(teacher, base, context) as engine:
-            for one in work:
-                _Shard(context, step, one, teacher, revision, engine).run()
+        spending.begin(context.workspace, step, teacher, work)
+        with open_teacher(teacher, base, context) as engine, Syncer() as syncer:
+            _Range(context, step, work, teacher, revision, engine, syncer, spending).run()
 
     def files(cache: Path) -> dict[str, str]:
         return replay_files(teacher, base, cache) if isinstance(teacher, ReplayTeacherSettings) else {}
 
     settings = {"teacher": teacher.asks(), "revision": revision}
+    alone = isinstance(teacher, (TransformersTeacherSettings, VLLMTeacherSettings)) or spending.shared(teacher.name)
     return Step(f"generate.{teacher.name}", "generate", "shard", VERSION, settings, ("curate",), run, files,
-                exclusive=isinstance(teacher, TransformersTeacherSettings))  # fmt: skip
+                exclusive=alone)  # fmt: skip
 
 
 def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
@@ -63,147 +81,208 @@ def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
     if isinstance(teacher, OpenAITeacherSettings):
         from tasks.teachers.openai import OpenAITeacher
 
-        return OpenAITeacher(teacher.base_urls(), teacher.model, _secret(teacher), concurrency=teacher.concurrency,
+        return OpenAITeacher(teacher.base_urls(), teacher.model, api_key(teacher), concurrency=teacher.concurrency,
                              timeout_s=teacher.timeout_s, attempts=teacher.attempts,
-                             extra_body=teacher.extra_body or None)  # fmt: skip
+                             extra_body=teacher.extra_body or None, idle_timeout_s=teacher.idle_timeout_s,
+                             weights=[one.weight for one in teacher.endpoints()],
+                             patience_s=teacher.patience_s)  # fmt: skip
+    if isinstance(teacher, VLLMTeacherSettings):
+        from tasks.teachers.vllm import VLLMTeacher
+
+        return VLLMTeacher(teacher, base, context.progress)
     assert isinstance(teacher, ReplayTeacherSettings)
     return ReplayTeacher(teacher, base, context.workspace)
 
 
-def _secret(teacher: OpenAITeacherSettings) -> str | None:
-    if teacher.api_key_env is None:
-        return None
-    key = os.environ.get(teacher.api_key_env)
-    if not key:
-        raise BadSetting(f"teacher {teacher.name}: the environment variable {teacher.api_key_env} is empty; set it")
-    return key
+class _Range:
+    """The work of one task: some shards of one teacher.
 
+    At most as many shards are open as the engine has requests in hand, since one with nothing in flight is committed;
+    and an open one holds only what it still waits for, its responses being in its log.
+    """
 
-class _Shard:
-    """The work on one shard of one teacher."""
-
-    def __init__(self, context: Context, step: Step, work: Work, teacher: TeacherBase, revision: str,
-                 engine: Teacher) -> None:  # fmt: skip
-        self._context, self._step, self._teacher, self._revision = context, step, teacher, revision
-        self._engine = engine
-        self._shard = work.shard
-        self._transaction: Transaction = context.begin(step, work)
-        workspace = context.workspace
-        questions = workspace.read("curate", work.shard, "curated", ["question_id", "messages", "category"])
-        self._plan = {one.request.response_id: one for one in planned(questions.to_pylist(), teacher, revision)}
-        self._kept: tuple[Part, ...] = ()
-        self._fresh: list[dict[str, Any]] = []
-        self._failed: dict[str, dict[str, Any]] = {}
-        self._answered: set[str] = set()
-        self._spare: dict[str, dict[str, Any]] = {}
-        """replayed earlier from files that have changed since; used where those no longer have the response"""
-        if self._transaction.base:
-            self._take_over(self._transaction.base, work)
-
-    def _take_over(self, base: Head, work: Work) -> None:
-        """Keep what is answered. Its parts stay as they are, unless they hold rows that will be replaced."""
-        read, table = self._context.workspace.read_parts, TABLES["responses"]
-        parts = tuple(base.data())
-        earlier = read(parts, table, ["response_id", "error_kind"]).to_pylist()
-        answered = {row["response_id"] for row in earlier if row["error_kind"] is None}
-        same_source = base.inputs.files == work.inputs.files and _source(base.inputs) == _source(work.inputs)
-        self._answered = answered if same_source else answered - self._plan.keys()
-        if len(self._answered) == len(earlier):
-            self._kept = parts
-            return
-        for row in read(parts, table).to_pylist():
-            key = row["response_id"]
-            if key in self._answered:
-                self._fresh.append(row)
-            elif row["error_kind"] is None:
-                self._spare[key] = row
-            elif row["error_kind"] == "refused" and key in self._plan and same_source and work.why != ASKED_FOR:
-                self._failed[key] = row
+    def __init__(self, context: Context, step: Step, work: Sequence[Work], teacher: TeacherBase, revision: str,
+                 engine: Teacher, syncer: Syncer, budget: Budget) -> None:  # fmt: skip
+        self._context, self._step, self._work = context, step, deque(work)
+        self._teacher, self._revision, self._engine, self._syncer = teacher, revision, engine, syncer
+        self._budget = budget
+        self._asked: dict[str, Shard] = {}
+        """the shard of each request that waits for its reply"""
+        self._open: dict[str, Shard] = {}
+        self._feeding: Shard | None = None
+        """the open shard that requests are drawn from"""
+        self._fed: queue.SimpleQueue[Shard] = queue.SimpleQueue()
+        """shards that have asked for all they miss; the engine's thread tells ours"""
+        self._commits: deque[Future[None]] = deque()
+        self._unreported, self._reported = 0, time.monotonic()
+        self._logged = not isinstance(engine, ReplayTeacher)
+        self._committed = time.monotonic()
+        self._tally = _tally(context, step, work, teacher)
 
     def run(self) -> None:
-        missing = [one for key, one in self._plan.items() if key not in self._answered and key not in self._failed]
-        self._context.progress.expect(self._step.key, len(missing))
-        last = time.monotonic()
-        replies = self._engine.generate([one.request for one in missing])
-        for reply in replies:
-            self._take(self._plan[reply.response_id], reply)
-            self._context.progress.advance(self._step.key, 1)
-            if time.monotonic() - last > COMMIT_EVERY_S and self._fresh:
-                self._commit_part()
-                last = time.monotonic()
-        self._commit_whole()
+        try:
+            with ThreadPoolExecutor(1, "commit") as self._committer:
+                while self._ask() is Answer.LATER:
+                    pass
+                self._stop()
+                self._settle(0)
+        finally:
+            for shard in self._open.values():
+                shard.close()
+            self._report()
 
-    def _take(self, one: Planned, reply: Reply) -> None:
-        row = self._row(one, reply)
-        if reply.error is not None and reply.response_id in self._spare:
-            row = self._spare[reply.response_id]
-        if row["error_kind"] is None:
-            self._fresh.append(row)
-            self._answered.add(reply.response_id)
+    def _ask(self) -> Answer:
+        """Ask until nothing is left or the budget says no more; returns what it said last."""
+        self._said = Answer.GO
+        feed = self._requests()
+        with closing(self._replies(feed)) as replies:  # so that a fault here ends the asking
+            for reply in replies:
+                shard = self._asked.pop(reply.response_id)
+                shard.take(reply)
+                self._budget.answered(self._teacher.name, reply)
+                self._advance(reply)
+                self._commit_in_time(shard)
+                self._commit_finished(shard)
+        deque(feed, maxlen=0)  # of an engine that stopped early, so that what it left is booked as pending
+        self._budget.nothing_in_flight(self._teacher.name)
+        return self._said
+
+    def _stop(self) -> None:
+        """Commit what is open, and, where a budget left shards unasked, that they are."""
+        reached = self._budget.reached(self._teacher.name)
+        for shard in list(self._open.values()):
+            shard.stopped = reached
+            self._commit(shard)
+        while self._work:
+            one = self._work.popleft()
+            if not close_unasked(self._context, self._step, one, self._teacher, reached):
+                shard = self._begin(one)
+                shard.stopped = reached
+                self._commit(shard)
+            self._report()  # so that a lease is kept
+
+    def _requests(self) -> Iterator[Request]:
+        """All missing requests that the budget allows, shard by shard; a shard is opened when its first one is
+        drawn. Called again it goes on."""
+        name = self._teacher.name
+        while self._feeding or self._work:
+            if self._feeding is None:
+                if self._budget.reached(name):  # before the next shard is opened for nothing
+                    self._said = Answer.NO
+                    return
+                self._feeding = self._begin(self._work.popleft())
+            shard = self._feeding
+            while shard.missing:
+                self._said = self._budget.admit(name)
+                if self._said is not Answer.GO:
+                    return
+                request = shard.missing.popleft()
+                shard.waiting[request.response_id] = request
+                self._asked[request.response_id] = shard
+                yield request
+            shard.fed, self._feeding = True, None
+            self._fed.put(shard)
+
+    def _begin(self, work: Work) -> Shard:
+        shard = Shard(self._context, self._step, work, self._teacher, self._revision, self._engine,
+                      self._unfinished(work.shard))  # fmt: skip
+        self._open[shard.name] = shard
+        self._context.progress.expect(self._step.key, len(shard.missing))
+        self._tally.skipped += shard.skipped
+        return shard
+
+    def _unfinished(self, shard: str) -> Unfinished:
+        if not self._logged:
+            return Held()
+        folder = self._context.workspace.root / "unfinished" / self._step.key
+        return ShardLog(folder, shard, RESPONSES.names, self._syncer)
+
+    def _replies(self, feed: Iterator[Request]) -> Generator[Reply, None, None]:
+        if self._teacher.draws_lazily:
+            lazy: Any = self._engine
+            yield from lazy.generate(feed)
+            return
+        size = BLOCK_BY_THE_CLOCK if self._budget.limits_hours(self._teacher.name) else BLOCK
+        while block := list(islice(feed, size)):
+            yield from self._engine.generate(block)
+
+    def _commit_in_time(self, shard: Shard) -> None:
+        if not self._logged and time.monotonic() - self._committed > COMMIT_EVERY_S:
+            shard.commit_part()
+            self._committed = time.monotonic()
+
+    def _commit_finished(self, answered: Shard) -> None:
+        """Commit the shard that was just answered and those that were fed meanwhile, if they wait for nothing."""
+        done = {answered.name: answered}
+        while not self._fed.empty():
+            fed = self._fed.get()
+            done[fed.name] = fed
+        for shard in done.values():
+            if shard.fed and not shard.waiting and shard.name in self._open:
+                self._commit(shard)
+
+    def _commit(self, shard: Shard) -> None:
+        """In a thread of its own, while others are asked; a replayed one here, where its files are being read."""
+        del self._open[shard.name]
+        if not self._logged:
+            shard.commit()
+            return
+        self._settle(COMMITS_WAITING)
+        self._commits.append(self._committer.submit(_commit, shard))
+
+    def _settle(self, waiting: int) -> None:
+        """Wait until at most so many commits are under way. Raises what one of them raised."""
+        while len(self._commits) > waiting or (self._commits and self._commits[0].done()):
+            self._commits.popleft().result()
+
+    def _advance(self, reply: Reply) -> None:
+        self._unreported += 1
+        tally = self._tally
+        if reply.error_kind == "transient":
+            tally.failed += 1
         else:
-            self._failed[reply.response_id] = row
+            tally.done += 1
+            tally.tokens += reply.completion_tokens or 0
+            if tally.cost is not None:
+                tally.cost += self._teacher.price(reply.prompt_tokens or 0, reply.completion_tokens or 0) or 0.0
+        if time.monotonic() - self._reported > PROGRESS_EVERY_S:
+            self._report()
 
-    def _row(self, one: Planned, reply: Reply) -> dict[str, Any]:
-        return {
-            "response_id": reply.response_id,
-            "question_id": one.request.question_id,
-            "teacher": self._teacher.name,
-            "model_revision": self._revision,
-            "round": 0,
-            "sample_index": one.request.sample_index,
-            "think_content": reply.think_content,
-            "answer_content": reply.answer_content,
-            "turns": None,
-            "finish_reason": reply.finish_reason,
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "mean_logprob": reply.mean_logprob,
-            "sampling": json.dumps(one.request.sampling, sort_keys=True),
-            "latency_s": reply.latency_s,
-            "error": reply.error,
-            "error_kind": reply.error_kind,
-        }
-
-    def _commit_part(self) -> None:
-        """Make what is finished safe; the rest stays pending."""
-        waiting = len(self._plan.keys() - self._answered)
-        book = Book("request", len(self._answered) + waiting, len(self._answered), {}, waiting)
-        head = self._transaction.commit("responses", _table(self._fresh), [], [book], keep=self._kept)
-        self._kept, self._fresh = tuple(head.data()), []
-
-    def _commit_whole(self) -> None:
-        """One part for the whole shard, failed requests included."""
-        refused = [row for row in self._failed.values() if row["error_kind"] == "refused"]
-        ledger = [
-            self._context.drop(self._step.key, "request", row["response_id"], row["finish_reason"] or "request_refused",
-                               evidence=json.dumps({"error": row["error"], "question_id": row["question_id"]}))
-            for row in refused
-        ]  # fmt: skip
-        dropped: dict[str, int] = {}
-        for entry in ledger:
-            dropped[entry["rule"]] = dropped.get(entry["rule"], 0) + 1
-        waiting = len(self._plan.keys() - self._answered) - len(refused)
-        units = len(self._answered) + len(refused) + waiting
-        books = [Book("request", units, len(self._answered), dropped, waiting)]
-        if isinstance(self._engine, ReplayTeacher):
-            strays = self._engine.strays(self._shard, {one.request.question_id for one in self._plan.values()})
-            ledger += [self._stray(stray) for stray in strays.found]
-            books.append(Book("record", strays.records, strays.records - len(strays.found), strays.by_rule()))
-        rows = _table(self._fresh + list(self._failed.values()))
-        if self._kept and (rows.num_rows or len(self._kept) > 1):
-            rows = pa.concat_tables([self._context.workspace.read_parts(self._kept, TABLES["responses"]), rows])
-            self._kept = ()
-        self._transaction.commit("responses", rows, ledger, books, keep=self._kept)
-
-    def _stray(self, stray: Stray) -> dict[str, Any]:
-        return self._context.drop(self._step.key, "record", stray.place, stray.rule,
-                                  evidence=json.dumps({"detail": stray.detail}, ensure_ascii=False))  # fmt: skip
+    def _report(self) -> None:
+        self._tally.in_flight = len(self._asked)
+        self._context.progress.advance(self._step.key, self._unreported)
+        self._unreported, self._reported = 0, time.monotonic()
 
 
-def _source(inputs: Inputs) -> dict[str, Any]:
-    """Where replayed responses are read from, besides the files."""
-    return {name: inputs.settings["teacher"].get(name) for name in ("columns", "format")}
+def _tally(context: Context, step: Step, work: Sequence[Work], teacher: TeacherBase) -> Tally:
+    """A fresh one, in the hands of the progress if that shows tallies."""
+    if not isinstance(context.progress, ShowsTally) or not teacher.costs:
+        return Tally(cost=teacher.price(0, 0))
+    judged, passed = verified_so_far(context.workspace, teacher.name)
+    expected = sum(missing(context.workspace, step, teacher, one.shard, again=one.why == ASKED_FOR) for one in work)
+    tally = Tally(expected, cost=teacher.price(0, 0), judged=judged, passed=passed)
+    context.progress.tally(step.key, tally)
+    return tally
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=RESPONSES)
+def verified_so_far(workspace: Workspace, teacher: str) -> tuple[int, int]:
+    """Responses of a teacher that have an outcome, and those of them that passed."""
+    if not workspace.manifest.shards(f"verify.{teacher}"):
+        return 0, 0
+    with closing(open_views(workspace)) as views:
+        [found] = views.execute(
+            """
+            select count(passed), count(*) filter (passed)
+            from verdicts
+            where verifier = 'outcome' and teacher = $teacher
+            """,
+            {"teacher": teacher},
+        ).fetchall()
+    return found[0], found[1]
+
+
+def _commit(shard: Shard) -> None:
+    try:
+        shard.commit()
+    finally:
+        shard.close()

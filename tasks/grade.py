@@ -7,7 +7,7 @@ pass_rate = passes / n (DeepDistill, arXiv 2504.17565); CV = σ/μ of the scores
 worked examples only come out with n − 1: n − 1 is the default. μ = 0 has no CV: the question is `unsolved`. pass@k is
 the unbiased estimate of Chen et al. 2021 (arXiv 2107.03374, equation 1).
 
-Not covered: a suspect reference is flagged with its votes, not repaired by a judge.
+With `grade.repair` a step `repair` (tasks/repair.py) lies between the two.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from storage.schemas import GRADES
 from storage.workspace import Workspace
 from tasks.grade_profiles import forget, profile
 from tasks.grade_settings import GradeSettings
-from tasks.grade_slices import spilling, view_slices
+from tasks.grade_slices import spilling, view_slices, view_steps
 from tasks.grade_standards import Standards, committed_standards, weigh_step
+from tasks.repair import repair_step
 from tasks.step import Context, Step, Work
+from tasks.verifiers.settings import JudgeSettings
 
 __all__ = ["GradeSettings", "grade_steps"]
 
-VERSION = "2"
+VERSION = "3"
 QUESTIONS_AT_ONCE = 16_384
 
 
-def grade_steps(settings: GradeSettings, teachers: Sequence[str]) -> list[Step]:
-    """The steps in order: `weigh` (one result), `grade` (a slice a shard)."""
+def grade_steps(settings: GradeSettings, teachers: Sequence[str], judge: JudgeSettings | None = None) -> list[Step]:
+    """The steps in order: `weigh` (one result), `repair` (if it is set; needs `judge`), `grade` (a slice a shard)."""
     verified = tuple(f"verify.{teacher}" for teacher in teachers)
+    repairing = [repair_step(settings, judge, teachers)] if settings.repair and judge else []
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         standards = committed_standards(context.workspace)
@@ -43,9 +46,11 @@ def grade_steps(settings: GradeSettings, teachers: Sequence[str]) -> list[Step]:
                 _grade(context, step, some, connection, settings, teachers, standards)
 
     described = settings.as_json() | {"teachers": list(teachers)}
+    reads = ("curate", "weigh", *(step.key for step in repairing), *verified)
     return [
         weigh_step(settings, teachers),
-        Step("grade", "grade", "shard", VERSION, described, ("curate", "weigh", *verified), run),
+        *repairing,
+        Step("grade", "grade", "shard", VERSION, described, reads, run),
     ]
 
 
@@ -74,6 +79,8 @@ def _grade(context: Context, step: Step, work: Sequence[Work], connection: duckd
     questions = {one.shard: _questions(workspace, one.shard) for one in work}
     context.progress.expect(step.key, sum(questions.values()))
     view_slices(connection, workspace, list(questions), teachers)
+    if settings.repair:
+        view_steps(connection, workspace, "repairs", ["repair"], list(questions))
     made = profile(connection, settings, teachers, standards)
     forget(connection)
     grades = {work[0].shard: made} if len(work) == 1 else _by_shard(workspace, made)
@@ -87,6 +94,8 @@ def _grade(context: Context, step: Step, work: Sequence[Work], connection: duckd
 
 def _by_shard(workspace: Workspace, grades: pa.Table) -> dict[str, pa.Table]:
     """Grades ordered by question_id, cut where a shard ends: a shard is a range of ids."""
+    if not grades.num_rows:
+        return {}
     shards = [workspace.shard_of(str(identity)) for identity in grades.column("question_id").to_pylist()]
     starts = [row for row, shard in enumerate(shards) if row == 0 or shards[row - 1] != shard]
     ends = [*starts[1:], len(shards)]

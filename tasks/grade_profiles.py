@@ -3,7 +3,8 @@
 Exact whatever the order of the rows, the threads or the shards: scores are counted in billionths, as integers, and so
 are their sums and sums of squares; the one rounding to a float comes at the end. Scores that are all equal have a
 variance of exactly 0, so a CV of exactly 0. A score under 5e-10 counts as 0, and a mean is right to 5e-10.
-Votes are integers too: a number of answers times a weight in hundredths. Ties go to the smaller answer.
+Votes are integers too: a number of answers times a weight in hundredths. Ties go to the smaller answer. Where a vote
+or a repaired reference is the basis, who agrees with the majority has passed.
 
 Not covered: answers are equal where their canonical forms are; a verifier that gives two forms of one value splits
 its votes.
@@ -44,28 +45,52 @@ def profile(
 ) -> pa.Table:
     """One row (schema GRADES) for each question of the view `curated`, by id, from the outcomes in `verdicts`.
 
-    A question with an `infra_error` among its outcomes is left out: it is pending (law 5).
+    A question with an `infra_error` among its outcomes is left out: it is pending (law 5). With `settings.repair` so is
+    one with a suspect reference that the view `repairs` doesn't settle.
     """
-    _register_weights(connection, standards)
     seated, least = {"teachers": list(teachers)}, {"least": settings.suspect_answers}
-    connection.execute(_ASKED)
-    connection.execute(_OUTCOMES, {"unknown": UNKNOWN_WEIGHT} | seated)
-    connection.execute(_ELECTED)
+    _elect(connection, teachers, standards)
     connection.execute(_VOTED, {"vote_from": settings.vote_from} | least)
-    if settings.vote_from is not None:
-        connection.execute(_JUDGE_BY_VOTE)
+    if settings.repair:
+        connection.execute(_SUSPECTS, {"suspect_from": settings.suspect_agreement} | least)
+        connection.execute(_REPAIRED)
+    if settings.repair or settings.vote_from is not None:
+        connection.execute(_JUDGE_BY_MAJORITY)
     connection.execute(_totals(len(teachers)))
     _register_chances(connection, len(teachers))
     limits = {"suspect_from": settings.suspect_agreement, "hard_to": standards.hard_to,
               "easy_from": standards.easy_from}  # fmt: skip
-    query = _profiles(teachers, settings.cv_ddof)
+    query = _profiles(teachers, settings.cv_ddof, repair=settings.repair)
     found: pa.Table = connection.sql(query, params=limits | seated | least).to_arrow_table()
     return found
 
 
+def suspects(
+    connection: duckdb.DuckDBPyConnection, settings: GradeSettings, teachers: Sequence[str], standards: Standards
+) -> pa.Table:
+    """One row for each question of the view `curated` whose reference is suspect and whose outcomes are all there.
+
+    Columns question_id, category, majority_answer, vote_share, votes as in GRADES, and, as a rule's evidence has them,
+    `written` (the majority's answer as it stands in a box) and `reference` (what was read from the ground truth).
+    """
+    _elect(connection, teachers, standards)
+    limits = {"suspect_from": settings.suspect_agreement, "least": settings.suspect_answers}
+    connection.execute(_SUSPECTS, limits)
+    found: pa.Table = connection.sql(_SUSPECT_ROWS, params={"teachers": list(teachers)}).to_arrow_table()
+    return found
+
+
+def _elect(connection: duckdb.DuckDBPyConnection, teachers: Sequence[str], standards: Standards) -> None:
+    """The tables `asked`, `outcomes` and `elected`: what was asked, what was judged, what the majority says."""
+    _register_weights(connection, standards)
+    connection.execute(_ASKED)
+    connection.execute(_OUTCOMES, {"unknown": UNKNOWN_WEIGHT, "teachers": list(teachers)})
+    connection.execute(_ELECTED)
+
+
 def forget(connection: duckdb.DuckDBPyConnection) -> None:
-    """Drop what `profile` left in the connection, so that its memory is free for the commit."""
-    for name in ("asked", "outcomes", "elected", "voted", "totals"):
+    """Drop what `profile` or `suspects` left in the connection, so that its memory is free for the commit."""
+    for name in ("asked", "outcomes", "elected", "voted", "suspects", "unsettled", "totals"):
         connection.execute(f"drop table if exists {name}")
 
 
@@ -126,16 +151,82 @@ _ELECTED = """
     from won
 """
 
-# Questions that nothing could verify, but whose teachers agree.
+# By whose majority the outcomes are judged: questions that nothing could verify, but whose teachers agree…
 _VOTED = """
     create or replace temp table voted as
-    select number
+    select number, 'vote' as basis
     from elected
     where vote_share >= $vote_from and answers >= $least
         and number not in (select number from outcomes where units is not null)
 """
 
-_JUDGE_BY_VOTE = """
+# …and those whose reference a judge found wrong. A repair for another majority than today's settles nothing.
+_REPAIRED = """
+    insert into voted
+    select number, 'repaired'
+    from suspects
+    join repairs using (question_id, majority_answer)
+    where status = 'repaired';
+
+    create or replace temp table unsettled as
+    select number
+    from suspects
+    anti join (select * from repairs where status <> 'infra_error') using (question_id, majority_answer)
+"""
+
+SUSPECT = "n > 0 and not majority_passed and vote_share >= $suspect_from and answers >= $least"
+
+_SUSPECTS = f"""
+    create or replace temp table suspects as
+    with judged as (
+        select number, count(units) as n, bool_or(failed) as incomplete
+        from outcomes
+        group by number
+    )
+    select number, question_id, category, majority_answer, vote_share
+    from elected
+    join judged using (number)
+    join asked using (number)
+    where not incomplete and {SUSPECT}
+"""
+
+# The shortest spelling, so that the order of the rows doesn't matter.
+_SUSPECT_ROWS = """
+    with read as (
+        select question_id, answer, evidence->>'$.extracted' as extracted, evidence->>'$.answer_from' as found_by,
+            evidence->>'$.reference' as reference
+        from verdicts
+        where verifier in ('math', 'quantity') and question_id in (select question_id from suspects)
+    ), spelled as (
+        select question_id, answer as majority_answer, min({'n': length(extracted), 'text': extracted}).text as written
+        from read
+        where found_by <> 'last_expression' and not starts_with(extracted, '…')
+        group by all
+    ), referred as (
+        select question_id, min(reference) as reference
+        from read
+        where not starts_with(reference, '…')
+        group by question_id
+    ), ballots as (
+        select number, seat, answer, weight, count(*) as votes
+        from outcomes
+        where answer is not null and number in (select number from suspects)
+        group by all
+    ), listed as (
+        select number, list({'answer': answer, 'teacher': ($teachers)[seat], 'votes': votes, 'weight': weight / 100}
+            order by answer, seat) as votes
+        from ballots
+        group by number
+    )
+    select question_id, category, majority_answer, vote_share, votes, written, reference
+    from suspects
+    join listed using (number)
+    left join spelled using (question_id, majority_answer)
+    left join referred using (question_id)
+    order by question_id
+"""
+
+_JUDGE_BY_MAJORITY = """
     update outcomes
     set passed = agrees, score = agrees::double, units = agrees::bigint * 1_000_000_000
     from (
@@ -196,7 +287,7 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _profiles(teachers: Sequence[str], ddof: int) -> str:
+def _profiles(teachers: Sequence[str], ddof: int, *, repair: bool) -> str:
     seats = {teacher: f"_{number}" for number, teacher in enumerate(teachers, start=1)}
     own = ",\n            ".join(_teacher_grade(teacher, seat, ddof) for teacher, seat in seats.items())
     overall = ", ".join(f"{value} as {name}" for name, value in _measures("", ddof).items())
@@ -204,21 +295,20 @@ def _profiles(teachers: Sequence[str], ddof: int) -> str:
         f"left join chances c{seat} on c{seat}.n = t.n{seat} and c{seat}.passes = t.passes{seat}"
         for seat in ["", *seats.values()]
     )
+    waiting = "and number not in (select number from unsettled)" if repair else ""
     return f"""
     with decided as (
-        select *, if(ballot is not null, 'vote', if(n > 0, 'verifiers', 'none')) as basis,
-            ballot is null and n > 0 and coalesce(
-                not majority_passed and vote_share >= $suspect_from and answers >= $least, false
-            ) as reference_suspect
+        select *, coalesce(ballot, if(n > 0, 'verifiers', 'none')) as basis,
+            ballot is null and coalesce({SUSPECT}, false) as reference_suspect
         from totals
         left join elected using (number)
-        left join (select number, true as ballot from voted) using (number)
-        where not incomplete
+        left join (select number, basis as ballot from voted) using (number)
+        where not incomplete {waiting}
     ), ballots as (
         select number, seat, answer, weight, count(*) as votes
         from outcomes
         where answer is not null
-            and number in (select number from decided where reference_suspect or basis = 'vote')
+            and number in (select number from decided where reference_suspect or ballot is not null)
         group by all
     ), listed as (
         select number, list({{'answer': answer, 'teacher': ($teachers)[seat], 'votes': votes, 'weight': weight / 100}}

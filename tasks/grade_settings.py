@@ -22,6 +22,8 @@ class GradeSettings(Settings):
     """Share of the votes' weight for one answer, other than the reference, from which the reference is suspect."""
     suspect_answers: int = Field(default=3, ge=2)
     """At least so many answers must be there for that, or for a vote."""
+    repair: bool = False
+    """Ask the judge of `verify.judge` about suspect references, and replace those that it finds wrong."""
     vote_from: float | None = Field(default=None, gt=0.5, le=1)
     """Share of the votes' weight from which the majority's answer stands in for a missing reference.
 

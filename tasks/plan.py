@@ -15,6 +15,7 @@ from tasks.teachers.settings import (
     ReplayTeacherSettings,
     TeacherBase,
     TransformersTeacherSettings,
+    VLLMTeacherSettings,
     render,
     request_hash,
 )
@@ -31,7 +32,7 @@ class Planned:
 
 def model_revision(teacher: TeacherBase) -> str:
     """What exactly answers, known without loading it."""
-    if isinstance(teacher, TransformersTeacherSettings):
+    if isinstance(teacher, (TransformersTeacherSettings, VLLMTeacherSettings)):
         from tasks.teachers.revision import resolve_revision
 
         revision = resolve_revision(teacher.model, teacher.revision)
@@ -44,15 +45,22 @@ def model_revision(teacher: TeacherBase) -> str:
 
 def planned(questions: Iterable[dict[str, Any]], teacher: TeacherBase, revision: str) -> Iterator[Planned]:
     """The k planned samples of each curated question (columns question_id, messages, category) for one teacher."""
-    extra_body = teacher.extra_body if isinstance(teacher, OpenAITeacherSettings) else {}
+    extra_body = teacher.extra_body if isinstance(teacher, (OpenAITeacherSettings, VLLMTeacherSettings)) else {}
+    shared: dict[tuple[str, str | None], dict[str, Any]] = {}  # one object for millions of requests
     for question in questions:
         category = question["category"]
         if teacher.categories is not None and category not in teacher.categories:
             continue
-        messages = render(question["messages"], teacher.prompt(category))
-        sampling = teacher.resolved_sampling(category)
-        asked = request_hash(messages, sampling, extra_body)
+        templates = []
+        for prompt in teacher.templates(category)[: teacher.samples]:
+            messages = render(question["messages"], prompt)
+            if (sampling := shared.get((category, prompt.name))) is None:
+                sampling = teacher.resolved_sampling(category) | ({"prompt": prompt.name} if prompt.name else {})
+                shared[category, prompt.name] = sampling
+            sent = {name: value for name, value in sampling.items() if name != "prompt"}  # a name may change
+            templates.append((messages, sampling, request_hash(messages, sent, extra_body)))
         for index in range(teacher.samples):
+            messages, sampling, asked = templates[index % len(templates)]
             identity = hash_text(question["question_id"], teacher.name, revision, str(index), asked)
             seed = int(identity[:8], 16) >> 1 if teacher.seeds else None
             yield Planned(Request(identity, question["question_id"], index, messages, sampling, seed), category)

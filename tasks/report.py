@@ -9,15 +9,12 @@ what it reports.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from storage.database import open_views
 from storage.files import replace_file
@@ -26,11 +23,12 @@ from storage.manifest import Book
 from storage.workspace import Workspace
 from tasks import report_data, report_figures, report_samples
 from tasks.evaluate import evaluated
+from tasks.page import count, environment, percent
+from tasks.report_comparison import comparison_facts
 from tasks.step import Context, Step, Work
 from tasks.train import trained
 
-VERSION = "2"
-TEMPLATES = Path(__file__).parent / "templates"
+VERSION = "3"
 
 
 def report_step(name: str, reads: Sequence[str], student: str | None) -> Step:
@@ -51,7 +49,7 @@ def write_report(workspace: Workspace, name: str, student: str | None, *, memory
     with closing(open_views(workspace, memory_mb)) as connection:
         facts = _facts(connection)
     facts |= _student_facts(workspace, student)
-    page = _environment().get_template("report.html.j2").render(name=name, **facts)
+    page = environment().get_template("report.html.j2").render(name=name, **facts)
     path = workspace.root / "report.html"
     replace_file(path, page.encode())
     return path
@@ -88,10 +86,11 @@ def _facts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "difficulties_svg": report_figures.difficulty_chart(difficulties) if difficulties else None,
         "agreement": agreement,
         "suspects": suspects,
+        "repairs": report_data.repairs(connection),
         "suspect_samples": report_samples.suspect_samples(connection),
         "questions": report_samples.question_samples(connection),
         "drops": report_samples.drop_samples(connection),
-    }
+    } | comparison_facts(connection)
 
 
 def _seen(counts: report_data.Counts, order: Sequence[str]) -> list[str]:
@@ -109,16 +108,16 @@ def _headline(
     found = []
     if ("curate", "question") in units_out:
         read = sum(row.units_in for row in funnel if row.step == "ingest")
-        kept = _count(units_out["curate", "question"])
-        found.append(("questions", kept, f"of {_count(read)} records read"))
+        kept = count(units_out["curate", "question"])
+        found.append(("questions", kept, f"of {count(read)} records read"))
     if teachers:
         responses = sum(row.responses for row in teachers)
         asked = f"from {len(teachers)} teachers" if len(teachers) > 1 else f"from {teachers[0].teacher}"
-        found.append(("judged responses", _count(responses), asked))
+        found.append(("judged responses", count(responses), asked))
         judged, passed = (sum(getattr(row, name) for row in teachers) for name in ("judged", "passed"))
-        found.append(("passed", _percent(passed / judged if judged else None), f"{_count(passed)} responses"))
+        found.append(("passed", percent(passed / judged if judged else None), f"{count(passed)} responses"))
     if ("export", "example") in units_out:
-        found.append(("examples", _count(units_out["export", "example"]), "selected and exported"))
+        found.append(("examples", count(units_out["export", "example"]), "selected and exported"))
     return found
 
 
@@ -155,47 +154,6 @@ def _ks(rows: Sequence[EvaluationRow]) -> list[str]:
     """The pass@k, k > 1, that any group has: pass@1 is the accuracy."""
     names = {name for _, *sides in rows for side in sides for name in side if name.startswith("pass@")}
     return sorted(names - {"pass@1"}, key=lambda name: int(name.removeprefix("pass@")))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        finalize=visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "percent": _percent, "decimal": _decimal}
-    return environment
-
-
-# C0 and C1 controls but tab and newline, marks that reorder or hide text, and what UTF-8 forbids.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]",
-)
-
-
-def visible(value: Any) -> Any:
-    """Text with every control character and invisible mark written out, such as [U+001B].
-
-    Jinja hands everything that the template prints to this, before it escapes it.
-    """
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return _INVISIBLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", value.replace("\r\n", "\n"))
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _decimal(number: float | None) -> str:
-    return "–" if number is None else f"{number:.4g}"
 
 
 def _moment(created: str | None) -> str | None:

@@ -14,8 +14,8 @@ import duckdb
 
 from storage.schemas import STATUSES
 
-STEP_ORDER = ("ingest", "embed", "screen", "dedup", "curate", "generate", "score", "verify", "weigh",
-              "grade", "compare", "select", "export", "train", "evaluate")  # fmt: skip
+STEP_ORDER = ("ingest", "embed", "screen", "pairs", "lexical", "dedup", "label", "thin", "curate", "generate",
+              "score", "verify", "weigh", "repair", "grade", "compare", "repeats", "select", "export", "train", "evaluate")  # fmt: skip
 DIFFICULTIES = ("easy", "medium", "hard", "unsolved", "ungraded")
 RATE_BANDS = ("0 %", "1–25 %", "26–50 %", "51–75 %", "76–99 %", "100 %")
 AGREEMENTS = ("unanimous", "majority", "split", "one answer", "no answer")
@@ -279,6 +279,11 @@ def agreement(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], in
     """).fetchall()
     found = Counter({name: number for name, number, _ in rows})
     return {name: found[name] for name in AGREEMENTS if found[name]}, sum(suspect for _, _, suspect in rows)
+
+
+def repairs(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """What a judge said of suspect references: status → questions; empty where none was asked."""
+    return dict(connection.execute("select status, count(*) from repairs group by 1 order by 1").fetchall())
 
 
 def _ordered(rows: Sequence[tuple[str, str, int]], columns: Sequence[str]) -> Counts:

@@ -138,13 +138,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     """Only names on the left: no frame, no ticks."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _legend(drawing: Drawing, colours: dict[str, str]) -> None:
+def legend(drawing: Drawing, colours: dict[str, str]) -> None:
     handles = [Patch(facecolor=colour, label=name.replace("_", " ")) for name, colour in colours.items()]
     drawing.figure.legend(handles=handles, loc="outside upper left", ncols=7)
 
@@ -173,9 +173,9 @@ def funnel_chart(rows: Sequence[FunnelRow]) -> Markup:
             axes.set_ylim(len(stages) - 0.5, -0.5)
             axes.set_xticks([])
             axes.set_title(title, fontweight="bold")
-            _bare(axes)
+            bare(axes)
         pending = {"pending": PENDING} if any(row[-1] for stages in panels.values() for row in stages) else {}
-        _legend(drawing, {"went on": PASS, "dropped": FAIL} | pending)
+        legend(drawing, {"went on": PASS, "dropped": FAIL} | pending)
     return drawing.svg
 
 
@@ -247,8 +247,8 @@ def _shares(name: str, counts: Counts, colours: dict[str, str]) -> Markup:
         axes.set_ylim(len(counts) - 0.5, -0.5)
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
-        _bare(axes)
-        _legend(drawing, used)
+        bare(axes)
+        legend(drawing, used)
     return drawing.svg
 
 
@@ -273,8 +273,8 @@ def length_chart(rows: Sequence[LengthRow]) -> Markup:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
             axes.set_xlabel(unit)
-            _bare(axes)
-        _legend(drawing, {"passed": PASS, "failed": FAIL})
+            bare(axes)
+        legend(drawing, {"passed": PASS, "failed": FAIL})
     return drawing.svg
 
 
@@ -314,6 +314,6 @@ def accuracy_chart(rows: Sequence[tuple[str, dict[str, float], dict[str, float]]
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
         axes.grid(axis="x")
-        _bare(axes)
-        _legend(drawing, {"before": PENDING, "after": PASS})
+        bare(axes)
+        legend(drawing, {"before": PENDING, "after": PASS})
     return drawing.svg

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import importlib.metadata
+import io
 import json
 import os
 import subprocess
@@ -17,14 +18,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from storage.fingerprint import file_key, hash_file
+from tasks import layouts
 from tasks.errors import UnreadableSource
+from tasks.layouts import Layout
 from tasks.question import BadRecord
 from tasks.settings import Settings
 
@@ -61,6 +64,9 @@ class FileSource(SourceBase):
     path: str | tuple[str, ...]
     """A file or glob, or several; relative to the recipe."""
     format: Literal["auto", "jsonl", "json", "csv", "parquet"] = "auto"
+    """jsonl may be compressed: .jsonl.gz, .jsonl.zst"""
+    layout: Layout | None = None
+    """Records as a published data set has them; `columns` then maps what is left."""
 
 
 class HuggingFaceSource(SourceBase):
@@ -71,6 +77,8 @@ class HuggingFaceSource(SourceBase):
     split: str = "train"
     revision: str | None = None
     """Commit or tag on the hub; without one the data may change under you."""
+    layout: Layout | None = None
+    """Records as a published data set has them; `columns` then maps what is left."""
 
 
 class GeneratorSource(SourceBase):
@@ -105,7 +113,18 @@ def read_source(source: FileSource | HuggingFaceSource | GeneratorSource, base: 
     for number, record in enumerate(records):
         if source.limit is not None and number >= source.limit:
             return
-        yield record
+        yield record if isinstance(source, GeneratorSource) else _in_our_columns(record, source.layout)
+
+
+def _in_our_columns(record: Record, layout: Layout | None) -> Record:
+    if layout is None or isinstance(record.value, BadRecord):
+        return record
+    try:
+        return Record(record.place, layouts.as_question(layout, record.value))
+    except BadRecord as fault:
+        return Record(record.place, fault)
+    except RecursionError:
+        return Record(record.place, BadRecord("broken_json", "nested too deeply"))
 
 
 def source_files(source: FileSource, base: Path) -> list[Path]:
@@ -136,14 +155,15 @@ def fingerprint_files(
     source: FileSource | HuggingFaceSource | GeneratorSource, base: Path, cache: Path
 ) -> dict[str, str]:
     """Content hashes of what the source reads from disk; a generator is fixed by its settings and its version."""
-    if isinstance(source, FileSource):
-        return hash_source_files(source, base, cache)
-    if isinstance(source, HuggingFaceSource) and (base / source.path).is_dir():
-        files = sorted(path for path in (base / source.path).rglob("*") if path.is_file())
-        return {file_key(path, base): hash_file(path, cache) for path in files}
     if isinstance(source, GeneratorSource):
         return {"reasoning-gym": f"{importlib.metadata.version('reasoning-gym')}, hash seed {GENERATOR_HASH_SEED}"}
-    return {}
+    reading = {f"layout {source.layout}": str(layouts.REVISION)} if source.layout else {}
+    if isinstance(source, FileSource):
+        return hash_source_files(source, base, cache) | reading
+    if (base / source.path).is_dir():
+        files = sorted(path for path in (base / source.path).rglob("*") if path.is_file())
+        return {file_key(path, base): hash_file(path, cache) for path in files} | reading
+    return reading
 
 
 def read_file(path: Path, source: FileSource, base: Path) -> Iterator[Record]:
@@ -163,7 +183,7 @@ def read_file(path: Path, source: FileSource, base: Path) -> Iterator[Record]:
 
 def _format(path: Path) -> str:
     name = path.name.lower()
-    if name.endswith((".jsonl", ".ndjson")):
+    if name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
         return "jsonl"
     if name.endswith((".parquet", ".pq")):
         return "parquet"
@@ -179,7 +199,7 @@ Rows = Iterator[tuple[int, "dict[str, Any] | BadRecord"]]
 
 
 def _read_jsonl(path: Path) -> Rows:
-    with path.open("rb") as file:
+    with _open(path) as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES):
             number += 1
@@ -189,6 +209,14 @@ def _read_jsonl(path: Path) -> Rows:
                 yield number, BadRecord("too_long", "a line over 64 MiB", None, MAX_LINE_BYTES)
             elif line.strip():
                 yield number, _parse_line(line)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The bytes of a file, decompressed as they are read."""
+    if path.suffix.lower() not in (".gz", ".zst"):
+        return path.open("rb")
+    stream: Any = pa.input_stream(str(path), compression="detect")
+    return io.BufferedReader(stream, 1 << 20)
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | BadRecord:

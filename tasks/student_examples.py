@@ -28,6 +28,8 @@ class Encoded:
     examples_in: int
     overlong_ids: list[str]
     prompt_mismatches: int
+    lost_ids: list[str]
+    """those of the truncated ones that had nothing left to learn from"""
 
 
 def encode(messages: Sequence[dict[str, str]], response_id: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -45,7 +47,9 @@ def encode(messages: Sequence[dict[str, str]], response_id: str, tokenizer: PreT
     if lost := parts_outside(messages[-1]["content"], whole[start:]):
         raise UnusableData(
             f"the chat template of {tokenizer.name_or_path} keeps the {lost} of response {response_id} "
-            "out of the loss: give the student a template that keeps it (setting chat_template, a Jinja file)"
+            f"out of the loss, which begins {whole[start : start + 80]!r} while the answer begins "
+            f"{messages[-1]['content'][:80]!r}: "
+            "give the student a template that keeps it (setting chat_template, a Jinja file)"
         )
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     input_ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
@@ -80,6 +84,11 @@ def parts_outside(content: str, rendered: str) -> str | None:
     return None if plain(answer) in there else "answer"
 
 
+def workers(split: datasets.Dataset) -> int | None:
+    """Processes to render with: one is worth its start from some 10,000 rows on."""
+    return min(os.cpu_count() or 1, len(split) // 10_000) or None
+
+
 def encode_split(
     split: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: str
 ) -> Encoded:
@@ -93,10 +102,8 @@ def encode_split(
         encoded = encode(row["messages"], row["response_id"], tokenizer)
         return encoded | {"length": len(encoded["input_ids"])}
 
-    # A worker process is worth its start from some 10,000 rows on.
-    workers = min(os.cpu_count() or 1, len(split) // 10_000) or None
     columns = split.select_columns(["messages", "response_id"])
-    encoded = columns.map(encode_row, remove_columns=["messages"], num_proc=workers)
+    encoded = columns.map(encode_row, remove_columns=["messages"], num_proc=workers(split))
     lengths = encoded["length"][:]
     long = [row for row, length in enumerate(lengths) if length > max_length]
     overlong_ids = encoded.select(long)["response_id"][:]
@@ -106,4 +113,11 @@ def encode_split(
         encoded = encoded.map(lambda row: {key: row[key][:max_length] for key in ("input_ids", "labels")})
         encoded = encoded.filter(lambda labels: any(label != IGNORED for label in labels), input_columns="labels")
     mismatches = sum(encoded["prompt_mismatch"])
-    return Encoded(encoded.select_columns(["input_ids", "labels"]), len(split), overlong_ids, mismatches)
+    lost = lost_ids(overlong_ids, overlong, encoded["response_id"][:])
+    return Encoded(encoded.select_columns(["input_ids", "labels"]), len(split), overlong_ids, mismatches, lost)
+
+
+def lost_ids(long: list[str], overlong: str, left: list[str]) -> list[str]:
+    """The truncated ones that are no longer among those that are left."""
+    there = set(left)
+    return [] if overlong == "drop" else [identity for identity in long if identity not in there]

@@ -29,7 +29,7 @@ from tasks.verifiers.settings import Policy, VerifierName, VerifySettings
 from tasks.verifiers.trace import TraceVerifier
 from tasks.verifiers.verdict import Judgement, unscored
 
-VERSION = "1"
+VERSION = "2"
 BATCH = 256
 COMMIT_EVERY_S = 30.0
 MEANS = ("ground_truth", "test_cases", "checker", "time_limit_s", "memory_limit_mb", "language", "entry_point",
@@ -129,8 +129,7 @@ class _Shard:
             for (subject, version), judgement in zip(open_, judged, strict=True):
                 self._rows.append(_row(subject.response, name, version, judgement))
                 opinions[subject.response_id].append(Opinion(name, version, judgement))
-        for key in keys:
-            self._rows += [self._outcome(key, opinions[key]), self._traced(key)]
+        self._rows += [self._outcome(key, opinions[key]) for key in keys] + self._traced(keys)
 
     def _rules(self, key: str) -> tuple[Policy, tuple[VerifierName, ...]]:
         """Policy and route of a response's category."""
@@ -141,12 +140,19 @@ class _Shard:
         response = self._responses[key]
         return Subject(key, self._questions[response["question_id"]], response)
 
-    def _traced(self, key: str) -> dict[str, Any]:
-        """The row of verifier `trace`: no opinion, so that it changes no outcome."""
-        subject = self._subject(key)
-        version = f"{self._trace.version}; means {self._trace.means(subject)}"
-        known = self._known.get((key, self._trace.name, version))
-        return known or _row(subject.response, self._trace.name, version, self._trace.judge([subject])[0])
+    def _traced(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of verifier `trace`: no opinions, so that they change no outcome."""
+        name, rows, open_ = self._trace.name, [], []
+        for subject in map(self._subject, keys):
+            version = f"{self._trace.version}; means {self._trace.means(subject)}"
+            known = self._known.get((subject.response_id, name, version))
+            if known is None:
+                open_.append((subject, version))
+            else:
+                rows.append(known)
+        judged = self._bench.judge(name, [subject for subject, _ in open_])
+        new = zip(open_, judged, strict=True)
+        return rows + [_row(subject.response, name, version, found) for (subject, version), found in new]
 
     def _outcome(self, key: str, opinions: Sequence[Opinion]) -> dict[str, Any]:
         response = self._responses[key]

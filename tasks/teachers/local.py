@@ -37,6 +37,7 @@ SAMPLING_KEYS = (
     "max_tokens",
     "stop",
     "logprobs",
+    "prompt",
 )
 __all__ = ["TransformersTeacher", "resolve_revision"]
 
@@ -153,9 +154,7 @@ class TransformersTeacher:
             return failed(request, f"unknown sampling settings {unknown}; known: {', '.join(SAMPLING_KEYS)}", "refused")
         try:
             self._settings(request.sampling)
-            text = self._tokenizer.apply_chat_template(
-                list(request.messages), tokenize=False, add_generation_prompt=True
-            )
+            text = self._text(request)
         except Exception as error:  # noqa: BLE001  a template is a program: it raises what it likes
             return failed(request, f"{type(error).__name__}: {error}", "refused")
         tokens = len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -164,6 +163,15 @@ class TransformersTeacher:
         if context and tokens + asked > context:
             return failed(request, f"prompt {tokens} + max_tokens {asked} exceed the context of {context}", "refused")
         return Prompt(request, text, tokens, text.rstrip().endswith(THINK_OPEN))
+
+    def _text(self, request: Request) -> str:
+        """By the model's chat template; a base model has none, and goes on from the text of a single message."""
+        if self._tokenizer.chat_template is None and len(request.messages) == 1:
+            return (self._tokenizer.bos_token or "") + request.messages[0]["content"]
+        text: str = self._tokenizer.apply_chat_template(
+            list(request.messages), tokenize=False, add_generation_prompt=True
+        )
+        return text
 
     def _settings(self, sampling: dict[str, Any]) -> GenerationConfig:
         """The request's sampling in transformers' words; what it does not name is off. Raises ValueError."""

@@ -2,11 +2,13 @@
 
 The files are read once into an index by shard, kept in the workspace's cache under the hash of what it was made from.
 A record that matches no planned request goes to the ledger of its shard: of a question that isn't curated, beyond the
-k planned samples, or broken.
+k planned samples, or broken. The responses to a question are numbered in the order of the files and of their records;
+of a file with several teachers' responses, `where` takes this one's, and the others' records are not in its books.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections import Counter, defaultdict
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 
 from storage.fingerprint import hash_json, hash_text
 from storage.workspace import Workspace
+from tasks import layouts
 from tasks.question import (
     BadRecord,
     check_characters,
@@ -32,9 +35,9 @@ from tasks.question import (
 from tasks.sources import FileSource, fingerprint_files, read_source
 from tasks.spill import Spill
 from tasks.teachers.settings import ReplayTeacherSettings
-from tasks.teachers.teacher import Reply, Request, failed, split_think
+from tasks.teachers.teacher import Reply, Request, TeacherError, failed, split_think
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Raise it when a record is read in another way."""
 INDEX_FIELDS: list[pa.Field[Any]] = [
     pa.field("place", pa.string()),
@@ -72,7 +75,14 @@ class Strays:
 
 
 def replay_files(teacher: ReplayTeacherSettings, base: Path, cache: Path) -> dict[str, str]:
-    return fingerprint_files(_source(teacher), base, cache)
+    """Content hashes of the files, and how they are read where that is not by `columns`: a response is read again when
+    one of these differs."""
+    found = fingerprint_files(_source(teacher), base, cache)
+    if teacher.layout:
+        found[f"layout {teacher.layout}"] = str(layouts.REVISION)
+    if teacher.where:
+        found["where"] = json.dumps(teacher.where, sort_keys=True)
+    return found
 
 
 def _source(teacher: ReplayTeacherSettings) -> FileSource:
@@ -136,8 +146,8 @@ class ReplayTeacher:
         """The index folder; two processes may build it at once, the first to finish wins."""
         teacher, workspace = self._teacher, self._workspace
         files = replay_files(teacher, self._base, workspace.cache / "files")
-        made_from = {"files": files, "columns": teacher.columns, "format": teacher.format, "bits": workspace.bits,
-                     "version": INDEX_VERSION}  # fmt: skip
+        made_from = {"files": files, "columns": teacher.columns, "format": teacher.format, "layout": teacher.layout,
+                     "where": teacher.where, "bits": workspace.bits, "version": INDEX_VERSION}  # fmt: skip
         target = workspace.cache / "replay" / hash_json(made_from)
         if target.exists():
             return target
@@ -145,8 +155,8 @@ class ReplayTeacher:
         folder = workspace.scratch()
         try:
             counts: dict[str, int] = defaultdict(int)
-            for place, record in ((one.place, one.value) for one in read_source(_source(teacher), self._base)):
-                for row in _rows(place, record, teacher.columns, counts):
+            for place, record in self._records():
+                for row in _rows(place, record, teacher, counts):
                     spill.add(workspace.shard_of(row["question_id"] or hash_text(place)), row)
             for shard in workspace.shards:
                 if (table := spill.read(shard)).num_rows:
@@ -162,20 +172,40 @@ class ReplayTeacher:
             shutil.rmtree(folder, ignore_errors=True)
         return target
 
+    def _records(self) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
+        """The records that are this teacher's, and the broken ones, which may be. TeacherError if `where` fits none."""
+        where = self._teacher.where
+        fits, others = 0, Counter[str]()
+        for one in read_source(_source(self._teacher), self._base):
+            value = one.value
+            if not isinstance(value, BadRecord):
+                found = {name: lookup(value, name) for name in where}
+                if lacking := [name for name, there in found.items() if there is None]:
+                    value = BadRecord("missing_column", f"no {', '.join(lacking)}, which `where` asks for")
+                elif any(str(found[name]) != wanted for name, wanted in where.items()):
+                    others[", ".join(f"{name} {there}" for name, there in found.items())] += 1
+                    continue
+                else:
+                    fits += 1
+            yield one.place, value
+        if others and not fits:
+            there = "; ".join(f"{name} ({count:,} records)" for name, count in others.most_common(8))
+            raise TeacherError(f"teacher {self._teacher.name}: no record has {where}; found {there}. Correct `where`")
+
 
 def _missing(request: Request, teacher: ReplayTeacherSettings) -> Reply:
     reply = failed(request, f"no stored response {request.sample_index} in {teacher.path}", "refused")
     return Reply(**{**reply.__dict__, "finish_reason": "not_in_replay"})
 
 
-def _rows(place: str, record: dict[str, Any] | BadRecord, columns: dict[str, str],
+def _rows(place: str, record: dict[str, Any] | BadRecord, teacher: ReplayTeacherSettings,
           counts: dict[str, int]) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row of the index per response of a record; a row with `bad_rule` for what can't be used."""
     empty: dict[str, Any] = dict.fromkeys(INDEX.names) | {"place": place}
     try:
         if isinstance(record, BadRecord):
             raise record
-        identity, responses, facts = _read_record(record, columns)
+        identity, responses, facts = _read_record(record, teacher)
     except BadRecord as fault:
         yield empty | {"bad_rule": fault.rule, "bad_detail": fault.detail}
         return
@@ -193,13 +223,17 @@ def _rows(place: str, record: dict[str, Any] | BadRecord, columns: dict[str, str
         counts[identity] += 1
 
 
-def _read_record(record: dict[str, Any], columns: dict[str, str]) -> tuple[str, list[tuple[Any, Any]], dict[str, Any]]:
+def _read_record(
+    record: dict[str, Any], teacher: ReplayTeacherSettings
+) -> tuple[str, list[tuple[Any, Any]], dict[str, Any]]:
     """The record's question_id, its responses as (think, answer), and what it says of them."""
 
     def get(name: str) -> Any:
-        return lookup(record, columns.get(name, name))
+        return lookup(record, teacher.columns.get(name, name))
 
     try:
+        if teacher.layout:
+            record = layouts.as_response(teacher.layout, record)
         messages = read_messages(get)
     except RecursionError as fault:
         raise BadRecord("broken_json", "nested too deeply") from fault

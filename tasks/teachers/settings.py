@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from storage.fingerprint import hash_json
+from storage.schemas import CATEGORIES
+from tasks.layouts import Layout
 from tasks.settings import Settings
+from tasks.teachers.prompts import Prompt as Prompt
+from tasks.teachers.prompts import Prompts, check_prompts
+from tasks.teachers.prompts import render as render
 
 DEFAULT = "default"
 
@@ -26,6 +31,9 @@ class Sampling(Settings):
     stop: tuple[str, ...] | None = None
     logprobs: bool | None = None
     """Ask an endpoint for log-probabilities, for `mean_logprob`."""
+    continuations: int | None = Field(default=None, ge=1)
+    """How many times an endpoint is asked to go on with a response that max_tokens cut off; takes vLLM's
+    `continue_final_message`."""
 
     def over(self, base: Sampling) -> dict[str, Any]:
         """These settings where given, else `base`'s; nulls left out."""
@@ -33,30 +41,36 @@ class Sampling(Settings):
         return {name: value for name, value in merged.items() if value is not None}
 
 
-class Prompt(Settings):
-    """How a question is put to the teacher: `{question}` stands for the user's message."""
+class BudgetSettings(Settings):
+    """What may be spent; null: no limit. All that the workspace holds is counted, but hours are those of one run."""
 
-    system: str | None = None
-    user: str = "{question}"
-
-    @model_validator(mode="after")
-    def _holds_question(self) -> Prompt:
-        if "{question}" not in self.user:
-            raise ValueError("the user template must hold {question}")
-        return self
+    requests: int | None = Field(default=None, ge=0)
+    """Answered or refused; in one run also those that failed."""
+    tokens: int | None = Field(default=None, ge=0)
+    """Of prompts and responses."""
+    money: float | None = Field(default=None, ge=0)
+    """In the currency of the teachers' prices."""
+    hours: float | None = Field(default=None, gt=0)
+    """Wall time of one run, from its first request."""
 
 
 class TeacherBase(Settings):
+    draws_lazily: ClassVar[bool] = False
+    """whether its engine takes requests one by one as it sends them, so that it can be given a whole range's"""
+    costs: ClassVar[bool] = True
+    """whether asking costs anything, so that it is under a budget"""
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Name in the tables and on the command line."""
     samples: int = Field(default=4, ge=1)
     """k: responses asked for per question (DeepDistill: 4)."""
-    prompts: dict[str, Prompt] = {}
-    """By category, or `default`."""
+    prompts: dict[str, Prompts] = {}
+    """By category, or `default`: a prompt, the name of a ready-made one, or several, over which the samples spread."""
     sampling: Sampling = Sampling()
     sampling_by_category: dict[str, Sampling] = {}
     seeds: bool = True
     """Send a seed with each request; switch off for servers that can't take one."""
+    drop_truncated: bool = False
+    """Responses that max_tokens cut off go to the ledger (`truncated`); they stay in the table, as failed requests."""
     categories: tuple[str, ...] | None = None
     """Ask this teacher only questions of these categories."""
     expected_tokens: int | None = Field(default=None, ge=1)
@@ -64,10 +78,34 @@ class TeacherBase(Settings):
     tokens_per_second: float | None = Field(default=None, gt=0)
     """Throughput of one GPU (or of the endpoint), for `plan`."""
     price_per_million_tokens: float | None = Field(default=None, ge=0)
-    """In the recipe's currency, for `plan`."""
+    """Of a response, in the recipe's currency, for `plan`."""
+    price_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    """Of a prompt; null: nothing."""
 
-    def prompt(self, category: str) -> Prompt:
-        return self.prompts.get(category) or self.prompts.get(DEFAULT) or Prompt()
+    budget: BudgetSettings | None = None
+    """What may be spent on this teacher; the recipe's own `budget` is for all of them together."""
+
+    @model_validator(mode="after")
+    def _prompts_fit(self) -> TeacherBase:
+        check_prompts(self.prompts, (*CATEGORIES, DEFAULT))
+        return self
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> TeacherBase:
+        if self.budget and self.budget.money is not None and self.price(0, 0) is None:
+            raise ValueError("budget.money needs a price: set price_per_million_tokens")
+        return self
+
+    def templates(self, category: str) -> tuple[Prompt, ...]:
+        """The prompts of a category; sample i has number i modulo their count."""
+        return self.prompts.get(category) or self.prompts.get(DEFAULT) or (Prompt(),)
+
+    def price(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """What so many tokens cost; None if the recipe names no price."""
+        prompt, completion = self.price_per_million_prompt_tokens, self.price_per_million_tokens
+        if prompt is None and completion is None:
+            return None
+        return (prompt_tokens * (prompt or 0) + completion_tokens * (completion or 0)) / 1e6
 
     def resolved_sampling(self, category: str) -> dict[str, Any]:
         return self.sampling_by_category.get(category, Sampling()).over(self.sampling)
@@ -78,9 +116,11 @@ class TeacherBase(Settings):
 
 
 NOT_ASKED = {
-    "engine", "seeds", "expected_tokens", "tokens_per_second", "price_per_million_tokens", "batch_size", "device",
+    "engine", "seeds", "expected_tokens", "tokens_per_second", "price_per_million_tokens",
+    "price_per_million_prompt_tokens", "budget", "batch_size", "device",
     "model", "revision", "path", "dtype", "base_url", "api_key_env", "concurrency", "timeout_s", "attempts",
-    "trust_remote_code", "command",
+    "trust_remote_code", "command", "gpus", "tensor_parallel", "flags", "environment", "start_timeout_s", "restarts",
+    "api_key_secret", "idle_timeout_s", "patience_s",
 }  # fmt: skip
 
 
@@ -95,28 +135,95 @@ class TransformersTeacherSettings(TeacherBase):
     trust_remote_code: bool = False
 
 
+class WeightedEndpoint(Settings):
+    url: str
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the requests in flight, against the other endpoints' weights."""
+
+
 class OpenAITeacherSettings(TeacherBase):
+    draws_lazily: ClassVar[bool] = True
     engine: Literal["openai"]
     model: str
     revision: str | None = None
     """What the endpoint serves, if you know; part of every response_id."""
-    base_url: str | tuple[str, ...]
-    """`http://host:port/v1`, or a list of equal endpoints."""
+    base_url: str | tuple[str | WeightedEndpoint, ...]
+    """`http://host:port/v1`, or a list of endpoints that serve the same model, each with a weight if you like."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself is written nowhere."""
+    api_key_secret: str | None = None
+    """Name of the Prefect Secret block that holds the key, instead."""
     concurrency: int = Field(default=64, ge=1)
-    """Requests in flight, over all endpoints."""
+    """Most requests in flight, over all endpoints; fewer while an endpoint is overloaded."""
+    timeout_s: float = Field(default=3600, gt=0)
+    """Of one attempt, seconds; long traces take hours."""
+    idle_timeout_s: float | None = Field(default=None, gt=0)
+    """Stream the responses, and give up an attempt that stays silent for so long (in the server's queue, too)."""
+    attempts: int = Field(default=4, ge=1)
+    patience_s: float = Field(default=300, ge=0)
+    """How long requests wait while no endpoint can be reached; then they fail, and the next run asks again."""
+    extra_body: dict[str, Any] = {}
+    """Further fields of the request body."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> OpenAITeacherSettings:
+        if self.api_key_env and self.api_key_secret:
+            raise ValueError("api_key_env and api_key_secret are two places for one key; name one of them")
+        if not self.endpoints():
+            raise ValueError("base_url is empty; name at least one, as http://host:8000/v1")
+        return self
+
+    def endpoints(self) -> Sequence[WeightedEndpoint]:
+        listed = (self.base_url,) if isinstance(self.base_url, str) else self.base_url
+        return [WeightedEndpoint(url=one) if isinstance(one, str) else one for one in listed]
+
+    def base_urls(self) -> Sequence[str]:
+        return [one.url for one in self.endpoints()]
+
+
+class VLLMTeacherSettings(TeacherBase):
+    """Servers that Stillhouse starts, watches and stops. Flags that change what the model is (quantization, a LoRA, a
+    chat template) are not told apart by the tables: give such a teacher a name of its own."""
+
+    draws_lazily: ClassVar[bool] = True
+    engine: Literal["vllm"]
+    model: str = "smollm2-135m-instruct"
+    """A folder, a hub name, or the packaged default."""
+    revision: str | None = None
+    command: tuple[str, ...] | None = None
+    """What starts a server: `[/opt/vllm/bin/vllm, serve]`. Null: this interpreter's vLLM, else `vllm serve`."""
+    gpus: int | tuple[int | str, ...] | None = None
+    """How many GPUs, or which; null: all that are seen. 0: none, for a CPU build."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one server; there are as many servers as that leaves."""
+    flags: dict[str, Any] = {}
+    """`vllm serve`'s own, without dashes: {max-model-len: 32768, reasoning-parser: qwen3}."""
+    environment: dict[str, str] = {}
+    """Added to the servers' environment. No secrets here: they inherit Stillhouse's own environment."""
+    concurrency: int = Field(default=64, ge=1)
+    """Requests in flight, per server."""
     timeout_s: float = Field(default=3600, gt=0)
     """Of one request, seconds; long traces take hours."""
     attempts: int = Field(default=4, ge=1)
     extra_body: dict[str, Any] = {}
     """Further fields of the request body."""
+    start_timeout_s: float = Field(default=1800, gt=0)
+    """How long a server may load its model."""
+    restarts: int = Field(default=5, ge=0)
+    """How many times in a row a server that died is started again."""
 
-    def base_urls(self) -> Sequence[str]:
-        return [self.base_url] if isinstance(self.base_url, str) else self.base_url
+    @model_validator(mode="after")
+    def _groups(self) -> VLLMTeacherSettings:
+        count = self.gpus if isinstance(self.gpus, int) else len(self.gpus) if self.gpus else 0
+        if count % self.tensor_parallel:
+            raise ValueError(f"{count} gpus don't divide into groups of tensor_parallel {self.tensor_parallel}")
+        if self.command is not None and not self.command:
+            raise ValueError("the command is empty; leave it out for this interpreter's vLLM")
+        return self
 
 
 class ReplayTeacherSettings(TeacherBase):
+    costs: ClassVar[bool] = False
     engine: Literal["replay"]
     path: str | tuple[str, ...]
     """Files with responses that exist already; relative to the recipe."""
@@ -124,25 +231,25 @@ class ReplayTeacherSettings(TeacherBase):
     columns: dict[str, str] = {}
     """question (or messages), response (or think_content and answer_content) → their columns.
     A response may be a list."""
+    layout: Layout | None = None
+    """Records as a published data set has them, instead of `columns`."""
+    where: dict[str, str] = {}
+    """Column → value: of a file with several teachers' responses, take those records alone."""
     model: str | None = None
     """What wrote the responses, for the data set's card."""
     revision: str | None = None
 
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> ReplayTeacherSettings:
+        if self.layout and self.columns:
+            raise ValueError(f"layout {self.layout} says where everything stands; leave `columns` out")
+        return self
+
 
 TeacherSettings = Annotated[
-    TransformersTeacherSettings | OpenAITeacherSettings | ReplayTeacherSettings, Field(discriminator="engine")
+    TransformersTeacherSettings | OpenAITeacherSettings | VLLMTeacherSettings | ReplayTeacherSettings,
+    Field(discriminator="engine"),
 ]
-
-
-def render(messages: Sequence[dict[str, str]], prompt: Prompt) -> tuple[dict[str, str], ...]:
-    """The messages as sent: the template around the last user message, the system message in front."""
-    *earlier, last = messages
-    rendered = [dict(message) for message in earlier]
-    rendered.append({"role": "user", "content": prompt.user.replace("{question}", last["content"])})
-    if prompt.system is not None:
-        rendered = [message for message in rendered if message["role"] != "system"]
-        rendered.insert(0, {"role": "system", "content": prompt.system})
-    return tuple(rendered)
 
 
 def request_hash(messages: Sequence[dict[str, str]], sampling: dict[str, Any], extra_body: dict[str, Any]) -> str:

@@ -28,7 +28,8 @@ class Request:
     messages: tuple[Message, ...]
     """Already rendered with the recipe's prompt template."""
     sampling: dict[str, Any]
-    """temperature, top_p, top_k, max_tokens, stop (list[str]), …, resolved for this request."""
+    """temperature, top_p, top_k, max_tokens, stop (list[str]), …, resolved for this request. `prompt`, if it is there,
+    is the name of the template, for the tables: engines don't send it."""
     seed: int | None
     """Derived from `response_id` by the caller; None sends no seed."""
 
@@ -60,6 +61,7 @@ class Teacher(Protocol):
     def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Yield exactly one `Reply` per request, in completion order; a single request never raises.
 
+        An engine whose settings say `draws_lazily` takes any iterable, and draws from it only as it sends.
         What concerns all requests (a model that can't be loaded, a missing package) does raise: `TeacherError`.
         """
         ...

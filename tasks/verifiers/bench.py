@@ -20,7 +20,9 @@ from tasks.verifiers.settings import VerifySettings
 from tasks.verifiers.verdict import Constraint, Item, Judgement, Message
 
 ORDER = ("math", "code", "instructions", "quantity", "judge", "reward")
-"""Rules before models: a model is asked only where its opinion can matter."""
+"""Rules before models: a model is asked only where its opinion can matter. `trace` is asked apart: it has none."""
+WHOLE = ("code", "trace")
+"""Verifiers that look at the rows themselves."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Bench:
         if not subjects:
             return []
         judgements: list[Judgement] = self._get(name).judge(
-            list(subjects) if name == "code" else [subject.item() for subject in subjects]
+            list(subjects) if name in WHOLE else [subject.item() for subject in subjects]
         )
         return judgements
 
@@ -116,7 +118,7 @@ class Bench:
         if name not in self._started:
             start: dict[str, Callable[[], Any]] = {
                 "math": self._math, "code": self._code, "instructions": self._instructions,
-                "quantity": self._quantity, "judge": self._judge, "reward": self._reward,
+                "quantity": self._quantity, "judge": self._judge, "reward": self._reward, "trace": self._trace,
             }  # fmt: skip
             verifier = start[name]()
             if hasattr(verifier, "__exit__"):
@@ -139,6 +141,11 @@ class Bench:
 
         return InstructionVerifier(**self._settings.instructions.model_dump())
 
+    def _trace(self) -> Any:
+        from tasks.verifiers.trace_pool import TracePool
+
+        return TracePool(self._settings.trace, self._workers)
+
     def _quantity(self) -> Any:
         return quantity.QuantityVerifier(**self._settings.quantity.model_dump())
 
@@ -148,7 +155,7 @@ class Bench:
         settings = self._settings.judge
         assert settings is not None
         return Judge(
-            settings.base_url, settings.model, _secret("judge", settings.api_key_env), settings.concurrency,
+            settings.base_url, settings.model, secret("judge", settings.api_key_env), settings.concurrency,
             settings.timeout_s, settings.attempts, revision=settings.revision, threshold=settings.threshold,
             swap=settings.swap,
         )  # fmt: skip
@@ -160,7 +167,7 @@ class Bench:
             from tasks.verifiers.reward_endpoint import RewardEndpoint
 
             return RewardEndpoint(
-                settings.base_url, settings.model, _secret("reward", settings.api_key_env), settings.concurrency,
+                settings.base_url, settings.model, secret("reward", settings.api_key_env), settings.concurrency,
                 settings.timeout_s, settings.attempts, revision=settings.revision, rules=settings.rules(),
                 outputs=settings.outputs,
             )  # fmt: skip
@@ -170,7 +177,7 @@ class Bench:
                            rules=settings.rules(), outputs=settings.outputs)  # fmt: skip
 
 
-def _secret(verifier: str, variable: str | None) -> str | None:
+def secret(verifier: str, variable: str | None) -> str | None:
     """The key in the environment variable that the recipe names. Raises BadSetting where it is empty."""
     if variable is None:
         return None

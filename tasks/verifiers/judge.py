@@ -10,13 +10,12 @@ has no opinion (`unverifiable`). What is not covered: whether the reference is r
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from tasks.verifiers.judge_chat import Chat, last_object, read_completion
 from tasks.verifiers.judge_endpoint import Endpoint, EndpointFault, Session
 from tasks.verifiers.verdict import Item, Judgement, settings_hash, unscored
 
@@ -38,7 +37,6 @@ SCORE_SCHEMA: dict[str, object] = {
     "additionalProperties": False,
 }
 MAX_ANSWER_CHARS = 24_000  # of a longer answer the judge sees the end, and the evidence says so
-MAX_REPLY_TOKENS = 2048
 REASON_CHARS = 1000
 SWAP_TOLERANCE = 1.0  # points of 0–5 by which the two orders may differ
 ORDERS = (("REFERENCE", "CANDIDATE"), ("CANDIDATE", "REFERENCE"))
@@ -77,7 +75,7 @@ class Judge:
         self._endpoint = Endpoint(base_url, api_key, concurrency, timeout_s, attempts)
         self.model, self.revision = model, revision
         self.threshold, self.swap = threshold, swap
-        self._structured = True  # until the server turns out not to take a JSON schema
+        self._chat = Chat(model, SYSTEM_PROMPT, "verdict", SCORE_SCHEMA)
 
     def __repr__(self) -> str:
         return f"Judge(model={self.model!r}, revision={self.revision!r}, prompt={PROMPT_VERSION})"
@@ -107,7 +105,7 @@ class Judge:
         started = time.perf_counter()
         try:
             orders = ORDERS if self.swap else ORDERS[:1]
-            opinions = [await self._ask(session, prompt(item, order)) for order in orders]
+            opinions = [await self._chat.ask(session, prompt(item, order), read_reply) for order in orders]
         except EndpointFault as fault:
             reason = self._endpoint.without_key(str(fault))
             return unscored("infra_error", reason, time.perf_counter() - started, **evidence)
@@ -127,27 +125,6 @@ class Judge:
         score = sum(scores) / len(scores) / 5
         passed = score > self.threshold
         return Judgement(score, passed, "accepted" if passed else "wrong_answer", None, evidence, seconds)
-
-    async def _ask(self, session: Session, text: str) -> _Opinion:
-        path = "/v1/chat/completions"
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": text}],
-            "temperature": 0,
-            "max_tokens": MAX_REPLY_TOKENS,
-        }
-        if not self._structured:
-            return await session.post(path, body, read_reply)
-        schema = {"name": "verdict", "schema": SCORE_SCHEMA, "strict": True}
-        form = {"response_format": {"type": "json_schema", "json_schema": schema}}
-        try:
-            return await session.post(path, body | form, read_reply)
-        except EndpointFault as fault:
-            if fault.status not in (400, 422):
-                raise
-        opinion = await session.post(path, body, read_reply)
-        self._structured = False  # it was the schema, not this one request, that the server refused
-        return opinion
 
 
 def prompt(item: Item, order: Sequence[str] = ORDERS[0]) -> str:
@@ -170,15 +147,8 @@ _SCORE = re.compile(r"\bscore\b\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
 def read_reply(payload: str) -> _Opinion:
     """The opinion in a chat completion: a JSON object anywhere in the content, else `score: N`. Raises
     `EndpointFault`."""
-    try:
-        message = json.loads(payload)["choices"][0]["message"]
-        content = message.get("content")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise EndpointFault(f"not a chat completion: {payload[:200]}", again=True) from None
-    if not isinstance(content, str):
-        raise EndpointFault("the judge's reply is empty", again=True)
-    content = content.rpartition("</think>")[2]
-    found = _last_object(content)
+    content = read_completion(payload)
+    found = last_object(content, "score")
     score: object = found.get("score")
     if score is None and (match := list(_SCORE.finditer(content))):
         score = match[-1][1]
@@ -189,16 +159,3 @@ def read_reply(payload: str) -> _Opinion:
     if not 0.0 <= value <= 5.0:
         raise EndpointFault(f"no score from 0 to 5 in the judge's reply: {content[:200]}", again=True)
     return _Opinion(value, str(found.get("reason", content)).strip())
-
-
-def _last_object(text: str) -> dict[str, Any]:
-    """The last JSON object in the text that has a `score`, else an empty one."""
-    decoder = json.JSONDecoder()
-    for match in reversed(list(re.finditer(r"\{", text))[-50:]):
-        try:
-            value, _ = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and "score" in value:
-            return value
-    return {}

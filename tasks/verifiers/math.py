@@ -5,6 +5,8 @@ A pair that passes its time or memory limit costs its own worker only, gets `tim
 (never `wrong_answer`), and the pairs behind it go on in a fresh worker. The limits: CPU seconds, enforced by
 the kernel, so that a busy machine does not change verdicts; address space; and a generous wall clock above
 both, which counts as `infra_error`.
+
+Without a reference nothing is judged, but the canonical form of the answer is given, so that the teachers can vote.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from tasks.verifiers.answer import MAX_ANSWER_CHARS, Extracted, check_rules, extract
+from tasks.verifiers.answer_canonical import canonical_answer
 from tasks.verifiers.answer_compare import QuickVerdict, compare_ending, quick_compare
 from tasks.verifiers.answer_statement import stated_answer
 from tasks.verifiers.math_pool import Pair, Worker
 from tasks.verifiers.verdict import Item, Judgement, Status, settings_hash, unscored
 
-RULES_REVISION = 2  # raise it when answer*.py, math_*.py or quantity_units.py change a verdict
+RULES_REVISION = 3  # raise it when answer*.py, math_*.py or quantity_units.py change a verdict
 CHUNK = 32
 EVIDENCE_CHARS = 500
 KEPT_REFERENCES = 4096
+NO_REFERENCE = "no reference answer"
 
 
 class MathVerifier:
@@ -86,9 +90,9 @@ class MathVerifier:
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
         """One judgement an item. Statuses: accepted, wrong_answer, no_answer, wrong_format (an answer over
         4,000 characters), time_limit, memory_limit, unverifiable (no reference, or one over 4,000
-        characters), infra_error."""
+        characters; with the canonical answer where there is one), infra_error."""
         judgements: list[Judgement | None] = [None] * len(items)
-        open_pairs: list[tuple[int, Extracted, Extracted]] = []
+        open_pairs: list[tuple[int, Extracted, Extracted | None]] = []
         for index, item in enumerate(items):
             started = time.perf_counter()
             decided = self._by_rules(item)
@@ -96,16 +100,20 @@ class MathVerifier:
                 judgements[index] = replace(decided, seconds=time.perf_counter() - started)
             else:
                 open_pairs.append((index, *decided))
-        outcomes = self._compare([Pair(reference.text, answer.text) for _, answer, reference in open_pairs])
+        outcomes = self._compare(
+            [Pair(None if one is None else one.text, answer.text) for _, answer, one in open_pairs]
+        )
         for (index, answer, reference), outcome in zip(open_pairs, outcomes, strict=True):
-            judgements[index] = self._judgement(outcome, answer, reference)
+            judgements[index] = (
+                _unreferenced(answer, outcome) if reference is None else self._judgement(outcome, answer, reference)
+            )
         return [judgement for judgement in judgements if judgement is not None]
 
-    def _by_rules(self, item: Item) -> Judgement | tuple[Extracted, Extracted]:
+    def _by_rules(self, item: Item) -> Judgement | tuple[Extracted, Extracted | None]:
         """The judgement where no symbolic work is needed, else answer and reference."""
         reference = self._reference(item.ground_truth or "")
         if reference is None:
-            return unscored("unverifiable", "no reference answer")
+            return self._without_reference(item)
         if len(reference.text) > MAX_ANSWER_CHARS:
             return unscored("unverifiable", f"reference over {MAX_ANSWER_CHARS} characters")
         answer = extract(item.answer_content, self.answer_from)
@@ -124,6 +132,19 @@ class MathVerifier:
             return Judgement(0.0, False, "wrong_format", None, evidence, 0.0)
         quick = quick_compare(reference.text, answer.text, question=item.question)
         return (answer, reference) if quick is None else self._quick_judgement(quick, answer, reference)
+
+    def _without_reference(self, item: Item) -> Judgement | tuple[Extracted, None]:
+        """`unverifiable` with the answer's canonical form; an answer that needs sympy for that, with no reference."""
+        answer = extract(item.answer_content, self.answer_from)
+        if answer is not None and answer.rule == "last_expression":
+            stated = stated_answer(answer.text, item.question)
+            answer = None if stated is None else Extracted(stated, answer.rule)
+        if answer is None or len(answer.text) > MAX_ANSWER_CHARS:
+            return unscored("unverifiable", NO_REFERENCE)
+        canonical = canonical_answer(answer.text, item.question)
+        if canonical is None:
+            return answer, None
+        return _unreferenced(answer, {"status": "unverifiable", "path": "rule", "answer": canonical, "seconds": 0.0})
 
     def _reference(self, ground_truth: str) -> Extracted | None:
         """The reference answer, kept: the same one meets many answers."""
@@ -175,6 +196,17 @@ class MathVerifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unreferenced(answer: Extracted, outcome: dict[str, Any]) -> Judgement:
+    """No verdict, but what the answer is; one over its time or memory limit has no canonical form."""
+    evidence: dict[str, object] = {"reason": NO_REFERENCE, "extracted": _shown(answer.text), "answer_from": answer.rule}
+    if outcome["status"] == "infra_error":
+        return unscored("infra_error", outcome["reason"], outcome["seconds"])
+    if outcome["status"] != "unverifiable":
+        evidence["canonical_form"] = outcome["status"]
+    evidence["path"] = outcome.get("path", "canonical")
+    return Judgement(None, None, "unverifiable", outcome.get("answer"), evidence, outcome["seconds"])
 
 
 def _shown(text: str) -> str:

@@ -26,9 +26,9 @@ class MathWorkerError(RuntimeError):
 
 
 class Pair(NamedTuple):
-    """What a worker compares."""
+    """What a worker compares; without a reference it gives the answer's canonical form alone."""
 
-    reference: str
+    reference: str | None
     answer: str
 
 

@@ -70,7 +70,7 @@ def read_answer(text: str) -> Any:
 
     Raises MemoryError at the process's limit.
     """
-    if _is_prose(text):
+    if is_prose(text):
         found = with_memory_errors(lambda: parser.parse(text, parsing_timeout=None))
         return next((part for part in found if not isinstance(part, str)), None)
     written = as_math(text)
@@ -96,7 +96,7 @@ def _read_latex(written: str) -> Any:
     return None
 
 
-def _is_prose(text: str) -> bool:
+def is_prose(text: str) -> bool:
     """Whether the text is a sentence with a number or formula in it rather than a formula."""
     if text.count("$") >= 2 or "\\(" in text or "\\[" in text or "\\boxed" in text:
         return True

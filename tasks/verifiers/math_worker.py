@@ -2,7 +2,8 @@ r"""The process in which Math-Verify runs: `python -m tasks.verifiers.math_worke
 `tasks.verifiers.math`.
 
 Speaks JSON lines: a request `{"pairs": [[reference, answer], ...]}` on stdin is answered by one line a pair, flushed at
-once, so that the parent knows which pair a dead worker was at. Limits per process: address space by RLIMIT_AS; CPU
+once, so that the parent knows which pair a dead worker was at; an answer with the reference null is only brought to its
+canonical form. Limits per process: address space by RLIMIT_AS; CPU
 seconds per pair by ITIMER_PROF with the default action, so that the kernel ends the process even inside a C loop.
 
 What is not covered: safety against code. Math-Verify parses, it does not execute, but this is no sandbox.
@@ -23,10 +24,11 @@ from typing import Any
 import sympy
 from math_verify import grader
 
+from tasks.verifiers.answer_canonical import canonical_answer
 from tasks.verifiers.answer_compare import compare_normal, compare_parts
 from tasks.verifiers.answer_forms import canonical_number, canonical_text, normalize
 from tasks.verifiers.math_guards import false_accept, false_reject, plainly_different
-from tasks.verifiers.math_reading import read_answer, with_memory_errors
+from tasks.verifiers.math_reading import is_prose, read_answer, with_memory_errors
 
 
 def main() -> None:
@@ -60,13 +62,16 @@ def _reply(stream: Any, message: dict[str, Any]) -> None:
     stream.flush()
 
 
-def compare(reference: str, answer: str) -> dict[str, Any]:
-    """`status` (accepted, wrong_answer), `path`, canonical `answer`. Raises MemoryError at the process's limit."""
+def compare(reference: str | None, answer: str) -> dict[str, Any]:
+    """`status` (accepted, wrong_answer; unverifiable without a reference), `path`, canonical `answer`. Raises
+    MemoryError at the process's limit."""
     try:
+        if reference is None:
+            return {"status": "unverifiable", "path": "canonical", "answer": canonical_answer(answer, leaf=_symbolic)}
         return _compare(reference, answer)
     except RecursionError:
         return {
-            "status": "wrong_answer",
+            "status": "wrong_answer" if reference is not None else "unverifiable",
             "path": "guard:nesting",
             "answer": canonical_text(normalize(answer[-300:])),
         }
@@ -80,6 +85,20 @@ def _compare(reference: str, answer: str) -> dict[str, Any]:
     equal, path = _equal_readings(reference, answer)
     text = reference if equal else answer
     return _outcome(equal, path, _canonical(read_answer(text), text))
+
+
+def _symbolic(normal: str) -> str | None:
+    """Worked out and multiplied out, so that `1/sqrt(2)` is `sqrt(2)/2`. Words in which a number stands are no number:
+    `between 3 and 5` votes for itself alone."""
+    expression = None if is_prose(normal) else read_answer(normal)
+    if isinstance(expression, sympy.Expr):
+        try:
+            expression = sympy.expand(expression.doit())
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001, S110 (sympy raises anything for what it can't do; then it stays as written)
+            pass
+    return _canonical(expression, normal)
 
 
 def _outcome(equal: bool, path: str, canonical: str | None) -> dict[str, Any]:

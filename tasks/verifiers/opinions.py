@@ -1,4 +1,4 @@
-"""Asking all verifiers of a category, rules first and a judge only where its opinion can matter."""
+"""Asking all verifiers of a category, rules first and a model only where its opinion can matter."""
 
 from __future__ import annotations
 

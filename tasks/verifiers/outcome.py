@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.verifiers.settings import Policy
 from tasks.verifiers.verdict import Judgement, unscored
@@ -24,18 +24,28 @@ def combine_opinions(opinions: Sequence[Opinion], policy: Policy, route: Sequenc
     first: the first of the route that could judge. rule_or_judge: passed if any passed (DeepDistill asks a judge where
     the rule says wrong). rule_and_judge: passed if all passed (REDI). A verifier that had nothing to go by
     (`unverifiable`) has no say; one that failed (`infra_error`) makes the outcome wait wherever it could change it.
+
+    The outcome's `answer`, by which the teachers vote, is the deciding verifier's; where that is a judge, which gives
+    none, or nobody, it is the first one of the route. A reward model's opinion is about no answer.
     """
-    voices = [opinion for opinion in in_order(opinions, route) if opinion.judgement.status != "unverifiable"]
-    if not voices:
-        return unscored("unverifiable", "no verifier of this category had the means to judge")
+    ordered = in_order(opinions, route)
+    voices = [opinion for opinion in ordered if opinion.judgement.status != "unverifiable"]
+    if voices:
+        found = _as_outcome(_deciding(voices, policy))
+    else:
+        found = unscored("unverifiable", "no verifier of this category had the means to judge")
+    if found.answer is not None or found.status == "infra_error" or found.evidence.get("by") == "reward":
+        return found
+    return replace(found, answer=next((one.judgement.answer for one in ordered if one.judgement.answer), None))
+
+
+def _deciding(voices: Sequence[Opinion], policy: Policy) -> Opinion:
     if policy == "first":
-        return _as_outcome(voices[0])
+        return voices[0]
     wanted = policy == "rule_or_judge"  # the vote that decides alone
     deciding = next((opinion for opinion in voices if opinion.judgement.passed is wanted), None)
-    if deciding:
-        return _as_outcome(deciding)
     failed = next((opinion for opinion in voices if opinion.judgement.status == "infra_error"), None)
-    return _as_outcome(failed or voices[0])
+    return deciding or failed or voices[0]
 
 
 def in_order(opinions: Sequence[Opinion], route: Sequence[str]) -> list[Opinion]:
@@ -43,16 +53,20 @@ def in_order(opinions: Sequence[Opinion], route: Sequence[str]) -> list[Opinion]
     return sorted(opinions, key=lambda opinion: route.index(opinion.verifier))
 
 
+MODELS = ("judge", "reward")
+"""Verifiers that cost a model's time."""
+
+
 def is_asked(name: str, opinions: Sequence[Opinion], policy: Policy, route: Sequence[str]) -> bool:
-    """Whether this verifier is asked after those whose `opinions` are there: the judge only where it can matter."""
-    return name in route and (name != "judge" or judge_can_matter(opinions, policy, route))
+    """Whether this verifier is asked after those whose `opinions` are there: a model only where it can matter."""
+    return name in route and (name not in MODELS or can_matter(name, opinions, policy, route))
 
 
-def judge_can_matter(opinions: Sequence[Opinion], policy: Policy, route: Sequence[str]) -> bool:
-    """Whether the judge's opinion could still change the outcome, given those of the rules; else it isn't paid for."""
+def can_matter(name: str, opinions: Sequence[Opinion], policy: Policy, route: Sequence[str]) -> bool:
+    """Whether one more opinion could still change the outcome, given those that are there; else it isn't paid for."""
     if policy == "first":
-        before = route[: route.index("judge")]
-        return all(one.judgement.passed is None for one in opinions if one.verifier in before)
+        before = route[: route.index(name)]
+        return all(one.judgement.status == "unverifiable" for one in opinions if one.verifier in before)
     return all(one.judgement.passed is not (policy == "rule_or_judge") for one in opinions)
 
 

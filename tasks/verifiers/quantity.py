@@ -2,8 +2,8 @@ r"""Numbers with units against a reference, by rule: `5 \times 10^{3}\,\text{kg}
 
 The rule speaks only where it is sure; else the verdict is `unverifiable` and the next verifier of the route, the judge,
 is asked: where reference or answer is no single quantity, where the answer leaves out the unit, where the two differ by
-less than rounding explains. What is not covered: ranges, vectors, directions, logarithmic units, whether the number of
-significant digits is right.
+less than rounding explains. The answer's canonical form is given all the same, for the teachers' vote. What is not
+covered: ranges, vectors, directions, logarithmic units, whether the number of significant digits is right.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.verifiers.answer import last_boxed
 from tasks.verifiers.quantity_units import BASE, UNITS, Unit, parse_unit
 from tasks.verifiers.verdict import Item, Judgement, Status, settings_hash, unscored
 
-RULES_REVISION = 1  # raise it whenever a rule here or in quantity_units.py can change a verdict
+RULES_REVISION = 2  # raise it whenever a rule here or in quantity_units.py can change a verdict
 MAX_CHARS = 200  # of a statement of the answer
 TAIL_CHARS = 10_000  # of a response, in which the statement is looked for
 _LOOSE = (BASE.index("mol"), BASE.index("rad"))  # that science writes and leaves out: kJ and kJ/mol, 1/s and rad/s
@@ -80,7 +80,9 @@ class QuantityVerifier:
         started = time.perf_counter()
         reference = stated_quantity(item.ground_truth or "")
         if reference is None:
-            return unscored("unverifiable", "the reference is no single quantity")
+            missing = not (item.ground_truth or "").strip()
+            reason = "no reference answer" if missing else "the reference is no single quantity"
+            return _unverifiable({"reason": reason}, stated_quantity(item.answer_content), started)
         if not item.answer_content.strip():
             return Judgement(0.0, False, "no_answer", None, {"reason": "empty answer"}, time.perf_counter() - started)
         answer = stated_quantity(item.answer_content)
@@ -96,9 +98,14 @@ class QuantityVerifier:
         if found.difference is not None:
             evidence["relative_difference"] = float(f"{found.difference:.3g}")
         if found.equal is None:
-            return Judgement(None, None, "unverifiable", None, evidence, seconds)
+            return _unverifiable(evidence, answer, started)
         status: Status = "accepted" if found.equal else "wrong_answer"
         return Judgement(float(found.equal), found.equal, status, answer.canonical(), evidence, seconds)
+
+
+def _unverifiable(evidence: dict[str, object], answer: Quantity | None, started: float) -> Judgement:
+    canonical = None if answer is None else answer.canonical()
+    return Judgement(None, None, "unverifiable", canonical, evidence, time.perf_counter() - started)
 
 
 # ---------------------------------------------------------------------------------------------- comparing

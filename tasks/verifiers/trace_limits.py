@@ -36,6 +36,12 @@ class TraceLimits(Settings):
     foreign_script: float | None = Field(default=None, ge=0, le=1)
     """Share of the letters in scripts that are not the question's; off, since translations have a share of 1."""
 
+    corpus_repeats: int | None = Field(default=None, ge=1)
+    """Questions in whose responses one run of `verify.trace.ngram` words may stand (DeepDistill: 20 occurrences). Reads
+    all responses twice."""
+    corpus_share: float = Field(default=0, ge=0, lt=1)
+    """Share of a response's words in such runs up to which it stays; 0: one run is too much (DeepDistill)."""
+
     def threshold(self, check: str, teacher: str) -> float | None:
         """The highest value of a check that stays, None where any does."""
         if check == "no_think":
@@ -59,3 +65,11 @@ def over_limits(evidence: dict[str, Any], limits: TraceLimits, teacher: str) -> 
             seen = json.dumps(check.get("where"), ensure_ascii=False)
             found.append(Finding(name, check["value"], limit, seen))
     return found
+
+
+def over_corpus(row: dict[str, Any], limits: TraceLimits) -> list[Finding]:
+    """What a row of `repeats` has too much of."""
+    if limits.corpus_repeats is None or row["share"] <= limits.corpus_share:
+        return []
+    seen = json.dumps({"text": row["text"], "share": row["share"]}, ensure_ascii=False)
+    return [Finding("corpus_repeats", row["questions"], limits.corpus_repeats, seen)]

@@ -50,15 +50,17 @@ class Loop:
 def split_words(text: str) -> list[str]:
     """The words of a text, see above."""
     found = _WORD.findall(text) if not text.isascii() and _UNSPACED.search(text) else text.split()
-    if found and len(max(found, key=len)) > MAX_WORD_CHARS:
-        return [piece for word in found for piece in _pieces(word)]
-    return found
-
-
-def _pieces(word: str) -> list[str]:
-    if len(word) <= MAX_WORD_CHARS:
-        return [word]
-    return [word[start : start + PIECE_CHARS] for start in range(0, len(word), PIECE_CHARS)]
+    if not found or len(max(found, key=len)) <= MAX_WORD_CHARS:
+        return found
+    pieces: list[str] = []
+    done = 0
+    for place, length in enumerate(map(len, found)):
+        if length > MAX_WORD_CHARS:
+            word = found[place]
+            pieces += found[done:place]
+            pieces += [word[start : start + PIECE_CHARS] for start in range(0, length, PIECE_CHARS)]
+            done = place + 1
+    return pieces + found[done:]
 
 
 def find_repeats(think: str, answer: str, ngram: int) -> Repeats:
@@ -68,9 +70,10 @@ def find_repeats(think: str, answer: str, ngram: int) -> Repeats:
     words += split_words(answer)
     runs = _run_hashes(words, ngram)
     ordered = np.sort(runs)
-    if not (ordered[1:] == ordered[:-1]).any():
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
         return Repeats(len(words), min(len(runs), 1), "", 0.0, None)
-    most, at, share = _count(runs, ngram, len(words))
+    most, at, share = _count(runs, again, ngram, len(words))
     ends = [end for whole in {boundary, len(words)} for end in (whole, whole - 1)]  # the last word may be cut off
     loops = [loop for end in sorted(ends) if (loop := _loop(runs, words, end, ngram))]
     loop = max(loops, key=lambda one: (one.words, -one.period), default=None)
@@ -90,16 +93,20 @@ def _run_hashes(words: list[str], ngram: int) -> np.ndarray:
     return runs
 
 
-def _count(runs: np.ndarray, ngram: int, words: int) -> tuple[int, int, float]:
-    """How often the most frequent run occurs, where it first does, and the share of words in runs seen before."""
-    _, first, counts = np.unique(runs, return_index=True, return_counts=True)
+def _count(runs: np.ndarray, repeated: np.ndarray, ngram: int, words: int) -> tuple[int, int, float]:
+    """How often the most frequent run occurs, where it first does, and the share of words in runs seen before.
+
+    `repeated`: the runs that occur again, in order; most runs don't, and only these are looked at.
+    """
+    places = np.flatnonzero(repeated[np.searchsorted(repeated, runs).clip(max=len(repeated) - 1)] == runs)
+    _, first, counts = np.unique(runs[places], return_index=True, return_counts=True)
     most = int(counts.max())
-    at = int(first[counts == most].min())
-    again = np.ones(len(runs), bool)
+    at = int(places[first[counts == most]].min())
+    again = np.ones(len(places), bool)
     again[first] = False
     edges = np.zeros(words + 1, np.int64)
-    edges[: len(runs)] += again
-    edges[ngram : ngram + len(runs)] -= again
+    np.add.at(edges, places[again], 1)
+    np.add.at(edges, places[again] + ngram, -1)
     return most, at, float((np.cumsum(edges) > 0).sum() / words)
 
 

@@ -142,6 +142,9 @@ def test_verify_judges_a_file_in_input_order(stillhouse, tmp_path: Path) -> None
     ]  # fmt: skip
     assert [row["passed"] for row in found] == [True, False, None, None, True, True, None]
     assert "broken_json" in found[3]["evidence"]
+    checks = json.loads(found[0]["evidence"])["trace"]["checks"]
+    assert (checks["no_think"]["value"], checks["truncated"]["value"]) == (0, 0)
+    assert json.loads(found[1]["evidence"])["trace"]["checks"]["no_think"]["value"] == 1
     assert "3 of 4 judged passed" in text
 
 

@@ -1,118 +1,140 @@
-"""Proves that benchmark items are found by exact text, n-gram, short run and embedding, and near misses are not."""
+"""Proves that benchmark items are found by each rule with their evidence, and that near misses, boilerplate and other
+questions of the same source are not. Rates on whole data sets are printed by tests/bench/decontaminate."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-import pytest
+import numpy as np
 
-from tasks.decontaminate import Benchmark, Benchmarks, DecontaminateSettings, Item, load_benchmarks, normal_text
+from tasks.decontaminate import Benchmarks, DecontaminateSettings
+from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
+from tasks.decontaminate_text import normal_text
 from tasks.embeddings import EmbeddingSettings, embed
-from tasks.errors import BadSetting, UnreadableSource
 
 LONG = "A baker has twelve trays with nine rolls each and sells seven of them before noon on every single day"
 SHORT = "Compute the value of 17 * 3."
+REWORDINGS = Path(__file__).parent / "data" / "rewordings.jsonl"
+NGRAMS = {"signals": False}
 
 
-def check(texts, settings=None, items=(LONG, SHORT, "Why?", "Solve for x"), vectors=None):
-    settings = settings or DecontaminateSettings(similarity=None)
-    benchmarks = Benchmarks(
-        [Item("b", number, text) for number, text in enumerate(items)], settings, EmbeddingSettings()
-    )
-    return [finding and finding.rule for finding in benchmarks.check(texts, vectors)]
+def find(texts, items=(LONG, SHORT, "Why?", "Solve for x"), *, embedded=False, answers=None, **settings):
+    items = [one if isinstance(one, Item) else Item("b", number, one) for number, one in enumerate(items)]
+    index = Benchmarks(items, DecontaminateSettings(**settings), EmbeddingSettings())
+    return index, index.check(texts, embed(texts, EmbeddingSettings()) if embedded else None, answers)
+
+
+def rules(texts, *items, **settings):
+    return [one.rule for one in find(texts, *items, **settings)[1]]
 
 
 def test_exact_text_ignores_case_blanks_and_the_last_stop():
-    assert (
-        check(["why", "Why ?", "  WHY?\n", LONG.upper() + ".", "compute the value of 17*3"]) == ["benchmark_exact"] * 5
-    )
+    texts = ["why", "Why ?", "  WHY?\n", LONG.upper() + ".", "compute the value of 17*3"]
+    assert rules(texts) == ["benchmark_exact"] * 5
 
 
 def test_signs_are_part_of_a_question():
-    texts = [
-        "What is 3 + 4?",
-        "What is 3 - 4?",
-        "What is 3 * 4?",
-        "arccos 1",
-        "arccos (-1)",
-        "x^2",
-        "x_2",
-        "3.5",
-        "35",
-        "5!",
-        "5",
-    ]
+    texts = ["What is 3 + 4?", "What is 3 - 4?", "What is 3 * 4?", "arccos 1", "arccos (-1)", "x^2", "x_2", "3.5", "35",
+             "5!", "5"]  # fmt: skip
     assert len({normal_text(text) for text in texts}) == len(texts)
-    assert check(["Compute the value of 17 + 3."]) == [None]
 
 
-def test_a_shared_run_of_thirteen_words_contaminates_and_twelve_do_not():
+def test_a_run_that_covers_most_of_an_item_contaminates_and_a_shorter_one_does_not():
     words = LONG.split()
-    assert check(["Now: " + " ".join(words[2:15]) + ", right?"]) == ["benchmark_ngram"]
-    assert check(["Now: " + " ".join(words[2:14]) + " or not"]) == [None]
-    assert check([" ".join(words[2:10])], DecontaminateSettings(similarity=None, ngram=8)) == ["benchmark_ngram"]
+    assert rules(["Now: " + " ".join(words[2:15]) + ", right?"], **NGRAMS) == ["benchmark_ngram"]
+    assert rules(["Now: " + " ".join(words[2:14]) + " or not"], **NGRAMS) == [None]
+    assert rules(["Now: " + " ".join(words[2:16])], [LONG + " and again " * 12], **NGRAMS, coverage=0.95) == [None]
 
 
-def test_short_items_match_as_a_run_and_very_short_ones_as_a_whole_only():
-    assert check(["Please compute the value of 17 * 3 and explain."]) == ["benchmark_ngram"]
-    assert check(["Solve for x: 2x = 4", "Tell me why? Now."]) == [None, None]
-    assert check(["Solve for x."]) == ["benchmark_exact"]
+def test_short_items_match_whole_and_very_short_ones_as_a_whole_text_only():
+    assert rules(["Please compute the value of 17 * 3 and explain."], **NGRAMS) == ["benchmark_ngram"]
+    assert rules(["Solve for x: 2x = 4", "Tell me why? Now."], **NGRAMS) == [None, None]
+    assert rules(["Solve for x."]) == ["benchmark_exact"]
+
+
+def test_the_same_template_with_other_numbers_is_suspect_not_contaminated():
+    changed = LONG.replace("twelve", "31").replace("nine", "57").replace("seven", "86")
+    item = "On every single day of the week that is a working day in this town " + LONG
+    [found] = find([item.replace(LONG, changed)], [item], **NGRAMS, coverage=0.5)[1]
+    assert (found.verdict, found.rule) == ("suspect", "benchmark_ngram")
+
+
+def test_boilerplate_that_several_items_share_does_not_flag():
+    tail = "where m and n are relatively prime positive integers find the sum of m and n and give it as one number"
+    items = [f"The {word} of a thing is m/n {tail}" for word in ("length", "area", "volume", "weight", "age")]
+    question = f"Its speed is {tail}"
+    assert rules([question], items, **NGRAMS) == [None]
+    assert rules([question], items[:1], **NGRAMS) == ["benchmark_ngram"]
 
 
 def test_the_finding_names_item_and_match():
-    benchmarks = Benchmarks([Item("gsm", 7, LONG)], DecontaminateSettings(similarity=None), EmbeddingSettings())
-    [finding] = benchmarks.check(["so " + LONG], None)
-    assert json.loads(finding.seen) == {
-        "benchmark": "gsm",
-        "item": 7,
-        "item_text": LONG,
-        "matched": " ".join(LONG.lower().split()[:13]),
-    }
-    assert finding.threshold == 13
+    index, [found] = find(["so " + LONG], [Item("gsm", 7, LONG)], **NGRAMS)
+    seen = json.loads(index.evidence(found))
+    assert (seen["verdict"], seen["benchmark"], seen["item"], seen["item_text"]) == ("contaminated", "gsm", 7, LONG)
+    assert seen["matched"] == LONG and seen["found_by"] == "benchmark_ngram"
+    assert (found.value, found.threshold) == (1.0, 0.6)
 
 
-def test_a_rewording_is_found_by_embedding():
-    texts = [
-        LONG.replace("A baker has", "The baker owns").replace("twelve", "a dozen"),
-        "How tall is Mont Blanc in metres?",
-    ]
-    settings = DecontaminateSettings(ngram=None, similarity=0.85)
+def test_a_rewording_is_found_by_cosine_where_the_recipe_asks_for_that_alone():
+    texts = [LONG.replace("A baker has", "The baker owns").replace("twelve", "a dozen"), "How tall is Mont Blanc?"]
+    settings = {"ngram": None, "signals": False}
+    assert rules(texts, embedded=True, similarity=0.85, **settings) == ["benchmark_similarity", None]
+    assert rules(texts, embedded=True, **settings) == [None, None]
+
+
+def test_suspects_are_kept_or_dropped_by_setting():
+    for suspects, dropped in (("keep", None), ("drop", "benchmark_suspect")):
+        index, [found] = find([LONG.replace("nine", "8")], embedded=True, contaminated=50.0, suspects=suspects)
+        assert found.verdict == "suspect" and index.drops(found) == dropped
+
+
+def test_order_and_batches_of_questions_change_nothing(shared):
+    items = load_items([Benchmark(name="gsm8k", path="gsm8k_test.jsonl")], shared)[:60]
+    index = Benchmarks(items, DecontaminateSettings(), EmbeddingSettings())
+    texts = [item.text.replace(" the ", " that ") for item in items[:20]] + [item.text[:60] for item in items[20:40]]
     vectors = embed(texts, EmbeddingSettings())
-    assert check(texts, settings, vectors=vectors) == ["benchmark_similarity", None]
-    assert check(texts, DecontaminateSettings(ngram=None, similarity=None), vectors=vectors) == [None, None]
+    whole = index.check(texts, vectors)
+    assert {one.verdict for one in whole} >= {"contaminated", "clean"}
+    assert index.check(texts[::-1], vectors[::-1])[::-1] == whole
+    assert [index.check([text], vectors[number : number + 1])[0] for number, text in enumerate(texts)] == whole
 
 
-def test_every_item_of_a_real_benchmark_finds_itself_and_no_other_set(shared):
-    """MATH against AIME 2024: four boilerplate 13-grams (`… relatively prime positive integers …`) are flagged."""
-    read = lambda name, key: [json.loads(line)[key] for line in (shared / name).read_text().splitlines()]  # noqa: E731
-    aime, gsm, math = (
-        read("aime24.jsonl", "problem"),
-        read("gsm8k_test.jsonl", "question"),
-        read("math_test.json", "problem"),
-    )
-    assert set(check(aime, items=aime)) == {"benchmark_exact"}
-    assert set(check([f"Solve this: {text} Show your work." for text in aime], items=aime)) == {"benchmark_ngram"}
-    assert check(gsm, items=aime).count(None) == len(gsm)
-    assert check(gsm, items=math).count(None) == len(gsm)
-    assert check(math, items=aime).count(None) >= len(math) - 4
+def test_bad_input_is_judged_like_any_other():
+    texts = ["", "\ud800 half a character", LONG + " x" * 500_000, "\x00"]
+    vectors = np.full((4, 384), np.nan, np.float16)
+    index, _ = find([""])
+    verdicts = [one.verdict for one in index.check(texts, vectors)]
+    assert verdicts == ["clean", "clean", "contaminated", "clean"]
+    assert find(texts, [])[1][2].verdict == "clean"
 
 
-def test_unreadable_benchmarks_are_errors_not_clean_bills(tmp_path):
-    def load(**kind):
-        benchmark = Benchmark(name="b", path="b.jsonl", **kind)
-        return load_benchmarks(DecontaminateSettings(benchmarks=(benchmark,)), EmbeddingSettings(), tmp_path, ())
+def test_items_of_one_real_benchmark_are_not_flagged_for_another(shared):
+    aime = load_items([Benchmark.model_validate({"name": "aime24", "path": "aime24.jsonl"})], shared)
+    math = load_items([Benchmark(name="m", path="math_test.json", question="problem")], shared)
+    gsm = load_items([Benchmark.model_validate({"name": "gsm8k", "path": "gsm8k_test.jsonl"})], shared)
+    texts = [f"Solve this: {item.text} Show your work." for item in aime]
+    assert set(rules(texts, aime, **NGRAMS)) == {"benchmark_ngram"}
+    for questions, items in ((math, aime), (gsm, aime), (gsm, math)):
+        assert set(rules([item.text for item in questions], items, **NGRAMS)) == {None}
 
-    with pytest.raises(UnreadableSource):
-        load()
-    (tmp_path / "b.jsonl").write_text('{"problem": "x y z"}\n')
-    with pytest.raises(BadSetting, match=r"b\.jsonl:1.*question.*found: problem"):
-        load()
-    (tmp_path / "b.jsonl").write_text('{"question": "x y z"}\n{"quest')
-    with pytest.raises(BadSetting, match=r"b\.jsonl:2.*broken_json"):
-        load()
-    (tmp_path / "b.jsonl").write_text("\n")
-    with pytest.raises(BadSetting, match="no items"):
-        load()
+
+def test_rewordings_of_real_items_are_found_and_their_neighbours_are_not(shared):
+    rows = [json.loads(line) for line in REWORDINGS.read_text().splitlines()]
+    mbpp = load_items([Benchmark.model_validate({"name": "mbpp", "path": "mbpp.jsonl"})], shared)
+    for name, file, least in (("gsm8k", "gsm8k_test.jsonl", 1.0), ("humaneval", "humaneval.jsonl", 0.75)):
+        items = load_items([Benchmark.model_validate({"name": name, "path": file})], shared)
+        mine = [row for row in rows if row["file"] == file]
+        wanted = {row["item"] for row in mine}
+        chosen = [item for item in items if item.index in wanted or item.index % 4 == 0]
+        index, found = find([row["text"] for row in mine], chosen, embedded=True)
+        right = [one.verdict == "contaminated" and index.items[one.item].index == row["item"]
+                 for one, row in zip(found, mine, strict=True)]  # fmt: skip
+        assert np.mean(right) >= least, [row for row, good in zip(mine, right, strict=True) if not good]
+        source = items if name == "gsm8k" else mbpp  # HumanEval holds near copies of its own items
+        others = [item.text for item in source if item.index % 4 == 1 and item.index not in wanted][:150]
+        flagged = [one for one in find(others, chosen, embedded=True)[1] if one.verdict == "contaminated"]
+        assert len(flagged) <= 0.02 * len(others)
 
 
 def test_a_benchmark_that_changes_within_one_process_is_read_again(make_house):
@@ -120,7 +142,7 @@ def test_a_benchmark_that_changes_within_one_process_is_read_again(make_house):
         curate={
             "filters": None,
             "near_duplicates": None,
-            "decontaminate": {"benchmarks": [{"name": "b", "path": "b.jsonl"}], "similarity": None},
+            "decontaminate": {"benchmarks": [{"name": "b", "path": "b.jsonl"}], "signals": False},
         }
     )
     house.write("sums.jsonl", [{"question": "Who is one?"}, {"question": "Who is two?"}])

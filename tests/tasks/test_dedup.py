@@ -1,4 +1,4 @@
-"""Proves that similar pairs are found exactly, and who stays of a cluster in which split, over runs (laws 6 and 7)."""
+"""Proves who stays of a cluster in which split, over runs (laws 6 and 7), by exact, near and lexical rules."""
 
 from __future__ import annotations
 
@@ -8,90 +8,182 @@ import numpy as np
 import pytest
 
 from tasks import dedup
-from tasks.dedup import Candidate, _decide, _exact_links, similar_pairs
+from tasks.dedup import PREFERENCES
+from tasks.dedup_clusters import (
+    EXACT,
+    HELDOUT,
+    LEXICAL,
+    NEAR,
+    RULES,
+    TRAIN,
+    UNSEEN,
+    Links,
+    Questions,
+    decide,
+    exact_links,
+    hardness,
+)
+
+SPLITS = {None: UNSEEN, "train": TRAIN, "heldout": HELDOUT}
 
 
-def candidate(identity, *preference, text="", split=None):
-    return Candidate(identity.ljust(32, "0"), "0", text or identity, (*preference, identity), split)
+def candidate(name, priority=0, *, split=None, **more):
+    return {"name": name, "priority": priority, "split": split} | more
 
 
-def decide(candidates, *links, heldout=0.0):
-    rows = _decide(candidates, [(one, other, 0.97, "near_duplicate") for one, other in links], heldout)
-    return by_letter(rows)
+def questions_of(candidates):
+    def column(name, kind, default=0):
+        return np.array([one.get(name, default) for one in candidates], kind)
+
+    return Questions(
+        ids=np.array([one["name"].ljust(32, "0") for one in candidates], "S32"),
+        paid=column("paid", bool), priority=column("priority", int), referenced=column("referenced", bool),
+        length=column("length", int), hardness=column("hardness", int),
+        split=np.array([SPLITS[one["split"]] for one in candidates]), faulty=column("faulty", bool),
+    )  # fmt: skip
 
 
-def by_letter(rows):
-    """The rows by the first letter of their id."""
+def links_of(links):
+    links = [link if len(link) == 4 else (*link, 0.97, NEAR) for link in links]
+    left, right, value, rule = zip(*links, strict=True) if links else ((), (), (), ())
+    return Links(np.array(left, int), np.array(right, int), np.array(value, np.float32), np.array(rule, int))
+
+
+def decided(candidates, *links, heldout=0.0, prefer=PREFERENCES, by="components"):
+    """What became of each, by its name."""
+    found = decide(questions_of(candidates), links_of(links), prefer, heldout, by)
+    names = [one["name"] for one in candidates]
     return {
-        row["question_id"].rstrip("0"): row | {"kept_id": row["kept_id"].rstrip("0")}
-        for shard in rows.values()
-        for row in shard
+        name: {
+            "kept": names[found.kept[place]],
+            "rule": RULES[found.rule[place]],
+            "linked": names[found.linked[place]] if found.linked[place] >= 0 else None,
+            "similarity": round(float(found.similarity[place]), 4),
+            "split": "heldout" if found.heldout[place] else "train",
+        }
+        for place, name in enumerate(names)
     }
 
 
-@pytest.mark.parametrize("block", [7, 64, 2048])
-def test_pairs_are_those_of_brute_force(monkeypatch, block):
-    monkeypatch.setattr(dedup, "BLOCK", block)
-    random = np.random.default_rng(1)
-    vectors = random.normal(size=(150, 32))
-    vectors[::5] = vectors[1::5] + random.normal(scale=0.15, size=vectors[::5].shape)
-    vectors[149] = vectors[0]
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    exact = vectors.astype(np.float64) @ vectors.astype(np.float64).T
-    expected = {(i, j) for i in range(150) for j in range(i + 1, 150) if exact[i, j] >= 0.9}
-    found = list(similar_pairs(vectors, 0.9))
-    assert len(found) == len(expected) > 20 and {(i, j) for i, j, _ in found} == expected
-    assert all(abs(exact[i, j] - value) < 1e-3 and value <= 1 for i, j, value in found)
+def staying(rows):
+    return {name for name, row in rows.items() if row["rule"] is None}
 
 
-def test_equal_texts_are_linked_to_the_first():
-    links = list(_exact_links([candidate("a", text="t"), candidate("b", text="u"), candidate("c", text="t")]))
-    assert links == [(0, 2, 1.0, "exact_duplicate")]
+def test_equal_texts_are_linked_to_the_first_and_to_no_other():
+    links = exact_links(np.array(["t", "u", "t", "t"], "S32"))
+    assert (links.left.tolist(), links.right.tolist()) == ([0, 0], [2, 3])
+    assert len(exact_links(np.full(100_000, "t", "S32")).left) == 99_999
 
 
 def test_an_exact_duplicate_stays_one_beside_a_near_one():
-    members = [candidate("a"), candidate("b"), candidate("c")]
-    links = [(0, 1, 1.0, "exact_duplicate"), (0, 1, 1.0, "near_duplicate"), (1, 2, 0.96, "near_duplicate")]
-    rows = by_letter(_decide(members, links, 0.0))
+    links = [(0, 1, 1.0, EXACT), (0, 1, 1.0, NEAR), (1, 2, 0.96, NEAR), (1, 2, 0.96, LEXICAL)]
+    rows = decided([candidate("a"), candidate("b"), candidate("c")], *links)
     assert [rows[one]["rule"] for one in "abc"] == [None, "exact_duplicate", "near_duplicate"]
-    assert {row["kept_id"] for row in rows.values()} == {"a"} and rows["c"]["similarity"] == 0.96
+    assert {row["kept"] for row in rows.values()} == {"a"}
+    assert (rows["c"]["linked"], rows["c"]["similarity"]) == ("b", 0.96)
 
 
 def test_a_chain_is_one_cluster_with_one_representative():
-    rows = decide([candidate("a", 3), candidate("b", 2), candidate("c", 1), candidate("d", 0)], (0, 1), (1, 2))
-    assert {one: row["kept_id"] for one, row in rows.items()} == {"a": "c", "b": "c", "c": "c", "d": "d"}
+    rows = decided([candidate("a", 3), candidate("b", 2), candidate("c", 1), candidate("d", 0)], (0, 1), (1, 2))
+    assert {one: row["kept"] for one, row in rows.items()} == {"a": "c", "b": "c", "c": "c", "d": "d"}
 
 
-def test_a_cluster_has_one_split_and_it_is_sticky():
-    assert {row["split"] for row in decide([candidate("a"), candidate("b", split="heldout")], (0, 1)).values()} == {
-        "heldout"
-    }
-    assert {
-        row["split"] for row in decide([candidate("a"), candidate("b", split="train")], (0, 1), heldout=0.99).values()
-    } == {"train"}
+def test_representatives_drop_only_what_is_like_one_that_stays():
+    """a–b–c–d: the best is b; a and c go by their links to it, d is like c only and stays."""
+    members = [candidate("a", 1), candidate("b", 0), candidate("c", 1), candidate("d", 2)]
+    links = [(0, 1, 0.96, NEAR), (1, 2, 0.97, NEAR), (2, 3, 0.98, NEAR)]
+    rows = decided(members, *links, by="representatives")
+    assert staying(rows) == {"b", "d"} and rows["d"]["kept"] == "d"
+    assert [(rows[one]["kept"], rows[one]["linked"], rows[one]["similarity"]) for one in "ac"] == [
+        ("b", "b", 0.96),
+        ("b", "b", 0.97),
+    ]
+    assert staying(decided(members, *links)) == {"b"}
 
 
-def test_a_train_question_next_to_a_held_out_one_is_dropped_even_if_it_were_preferred():
-    rows = decide([candidate("a", 0, split="train"), candidate("b", 1, split="heldout")], (0, 1))
+def test_representatives_of_random_links_are_independent_and_cover_all():
+    random = np.random.default_rng(4)
+    members = [candidate(f"{number:04d}", int(random.integers(3))) for number in range(300)]
+    pairs = sorted({tuple(sorted(random.choice(300, 2, replace=False).tolist())) for _ in range(400)})
+    rows = decided(members, *pairs, by="representatives")
+    stay = staying(rows)
+    names = [one["name"] for one in members]
+    near = {name: set() for name in names}
+    for one, other in pairs:
+        near[names[one]].add(names[other])
+        near[names[other]].add(names[one])
+    for name, row in rows.items():
+        assert not (near[name] & stay) if name in stay else row["kept"] in near[name] & stay
+    assert 80 < len(stay) < 300
+
+
+@pytest.mark.parametrize(
+    ("prefer", "best"),
+    [(PREFERENCES, "a"), (("reference", "priority"), "b"), (("longest",), "c"), (("hardest",), "d"), ((), "a")],
+)
+def test_who_stays_is_chosen_in_the_order_that_is_set(prefer, best):
+    members = [
+        candidate("a", 0, length=5),
+        candidate("b", 1, referenced=True),
+        candidate("c", 1, length=9),
+        candidate("d", 1, hardness=4),
+        candidate("e", 1),
+    ]
+    assert staying(decided(members, (0, 1), (1, 2), (2, 3), (3, 4), prefer=prefer)) == {best}
+    members[4]["paid"] = True
+    assert staying(decided(members, (0, 1), (1, 2), (2, 3), (3, 4), prefer=prefer)) == {"e"}
+
+
+@pytest.mark.parametrize(
+    ("label", "level"),
+    [(None, 0), ("easy", 2), ("Very Hard", 5), ("very-hard", 5), ("Level 5", 5), ("7.5", 7), ("?", 0), ("-1", 0)],
+)
+def test_labels_say_how_hard(label, level):
+    assert hardness(label) == level
+
+
+@pytest.mark.parametrize("by", ["components", "representatives"])
+def test_a_question_without_a_vector_is_dropped_and_keeps_no_other_from_staying(by):
+    rows = decided([candidate("a", faulty=True), candidate("b", 1), candidate("c", faulty=True)], (0, 1), by=by)
+    assert [rows[one]["rule"] for one in "abc"] == ["no_embedding", None, "no_embedding"]
+
+
+@pytest.mark.parametrize("by", ["components", "representatives"])
+def test_a_cluster_has_one_split_and_it_is_sticky(by):
+    rows = decided([candidate("a"), candidate("b", split="heldout")], (0, 1), by=by)
+    assert {row["split"] for row in rows.values()} == {"heldout"}
+    rows = decided([candidate("a"), candidate("b", split="train")], (0, 1), heldout=0.99, by=by)
+    assert {row["split"] for row in rows.values()} == {"train"}
+
+
+@pytest.mark.parametrize("by", ["components", "representatives"])
+def test_a_train_question_next_to_a_held_out_one_is_dropped_even_if_it_were_preferred(by):
+    rows = decided([candidate("a", 0, split="train"), candidate("b", 1, split="heldout")], (0, 1), by=by)
     assert rows["a"]["rule"] == "near_heldout" and rows["b"]["rule"] is None
     assert rows["a"]["split"] == rows["b"]["split"] == "heldout"
 
 
 def test_the_share_of_held_out_clusters_is_about_what_was_asked():
-    ids = [f"{number * 2654435761 % 2**32:08x}" * 4 for number in range(2000)]
-    held = sum(row["split"] == "heldout" for row in decide([candidate(one) for one in ids], heldout=0.1).values())
-    assert 150 < held < 250
+    ids = sorted(f"{number * 2654435761 % 2**32:08x}" * 4 for number in range(2000))
+    rows = decided([candidate(one) for one in ids], heldout=0.1)
+    assert 150 < sum(row["split"] == "heldout" for row in rows.values()) < 250
+
+
+def test_no_questions_are_no_fault():
+    assert decided([]) == {} == decided([], by="representatives")
 
 
 def curated(house):
     return {row["messages"][-1]["content"]: row for row in house.rows("curate", "curated")}
 
 
-EXACT = {"filters": None, "near_duplicates": None}
+EXACT_ONLY = {"filters": None, "near_duplicates": None}
 
 
 def test_the_representative_is_chosen_by_source_then_reference_then_length(make_house, make_source):
-    house = make_house(make_source("good", "good.jsonl", priority=2), make_source("bad", "bad.jsonl"), curate=EXACT)
+    house = make_house(
+        make_source("good", "good.jsonl", priority=2), make_source("bad", "bad.jsonl"), curate=EXACT_ONLY
+    )
     house.write(
         "good.jsonl",
         [
@@ -109,13 +201,26 @@ def test_the_representative_is_chosen_by_source_then_reference_then_length(make_
     assert all(json.loads(row["evidence"])["kept"] in kept and row["value"] == 1 for row in house.ledger("curate"))
 
 
+def test_lexical_near_copies_are_linked_by_their_own_rule(make_house):
+    text = "A farmer has {} sheep and {} goats on the north meadow and sells some of them at the market on Friday."
+    house = make_house(bits=1, curate=EXACT_ONLY | {"lexical_duplicates": {"threshold": 0.6}})
+    questions = [text.format(12, 30), text.format(12, 31), "Which river runs through Paris and where does it end?"]
+    house.write("sums.jsonl", [{"question": question} for question in questions])
+    house.run("curate")
+    [row] = house.ledger("curate")
+    assert (row["rule"], row["threshold"]) == ("lexical_duplicate", 0.6) and 0.6 <= row["value"] < 1
+    assert len(curated(house)) == 2 and json.loads(row["evidence"])["like"] in {
+        one["question_id"] for one in curated(house).values()
+    }
+
+
 @pytest.mark.parametrize(("incumbents", "left"), [(True, "who is one"), (False, "Who is one")])
 def test_a_question_whose_answers_are_paid_for_is_not_deposed(make_house, make_source, incumbents, left):
     teacher = {"name": "t", "engine": "replay", "path": "old.jsonl", "samples": 1}
     house = make_house(
         make_source("old", "old.jsonl"),
         make_source("new", "new.jsonl", priority=1),
-        curate=EXACT | {"incumbents": incumbents},
+        curate=EXACT_ONLY | {"incumbents": incumbents},
         teachers=[teacher],
     )
     house.write("old.jsonl", [{"question": "who is one", "response": "me"}])
@@ -156,7 +261,7 @@ def test_what_was_held_out_stays_held_out_and_its_train_neighbour_goes(make_hous
 
 
 def test_a_new_neighbour_of_a_held_out_question_is_held_out(make_house):
-    house = make_house(curate=EXACT | {"heldout": 0.5})
+    house = make_house(curate=EXACT_ONLY | {"heldout": 0.5})
     house.write("sums.jsonl", [{"question": f"Who is {number}?"} for number in range(12)])
     house.run("curate")
     held = [text for text, row in curated(house).items() if row["split"] == "heldout"]
@@ -199,7 +304,7 @@ def test_a_global_step_killed_between_two_shards_gives_what_one_go_gives(make_ho
 def test_a_zombie_that_read_before_anothers_commit_loses(make_house, monkeypatch):
     from storage.errors import CommitLost
 
-    house = make_house(curate=EXACT)
+    house = make_house(curate=EXACT_ONLY)
     house.write("sums.jsonl", [{"question": "Who is one?"}])
     house.run("ingest")
     context, step, _ = house.step("screen")

@@ -108,6 +108,7 @@ def test_the_licence_in_front_is_an_id(tmp_path, licenses, expected):
                 "model_revision": "r",
                 "category": "math",
                 "difficulty": "easy",
+                "basis": "verifiers",
             }
         )
     write_card(tmp_path / "README.md", facts, {"train": 1, "validation": 0})

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import CommitLost
 from storage.manifest import Book
+from storage.schemas import RESPONSES
 from tasks import generate
 from tasks.generate import generate_step
+from tasks.shard_log import read_log
 from tasks.teachers.replay import ReplayTeacher
 from tasks.teachers.settings import OpenAITeacherSettings
 from tasks.teachers.teacher import Reply, failed
@@ -283,30 +286,6 @@ def test_an_engine_that_forgets_a_request_leaves_it_pending(flaky):
     assert books(flaky, "request") == (12, 6, {}, 6)
 
 
-def test_a_crash_after_a_commit_within_the_shard_loses_nothing_committed(flaky, monkeypatch):
-    monkeypatch.setattr(generate, "COMMIT_EVERY_S", -1.0)
-    flaky.fate = lambda request: "crash" if len(flaky.asked) == 9 else "transient" if len(flaky.asked) == 3 else None
-    with pytest.raises(RuntimeError):
-        flaky.run("generate")
-    answered = books(flaky, "request")[1]
-    assert books(flaky, "request") == (12, answered, {}, 12 - answered) and answered >= 6
-    flaky.asked.clear()
-    flaky.fate = lambda request: None
-    flaky.run("generate")
-    assert len(flaky.asked) == 12 - answered
-    head = flaky.workspace.head("generate.t", "0")
-    assert len(head.data()) == 1 and head.books == (Book("request", 12, 12),)
-
-
-def test_commits_within_a_shard_give_the_content_of_one_go(flaky, monkeypatch, tmp_path):
-    other = flaky.copy(tmp_path / "other")
-    flaky.run("generate")
-    monkeypatch.setattr(generate, "COMMIT_EVERY_S", -1.0)
-    other.run("generate")
-    heads = [one.workspace.head("generate.t", "0") for one in (flaky, other)]
-    assert heads[0].content == heads[1].content and heads[1].seq > 5
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -327,7 +306,142 @@ house.run("generate")
 """
 
 
+def logs(house):
+    return sorted((house.root / "unfinished").rglob("*.jsonl"))
+
+
+def test_what_was_answered_before_a_crash_is_in_the_log_and_not_asked_again(flaky):
+    flaky.fate = lambda request: "crash" if len(flaky.asked) == 9 else "transient" if len(flaky.asked) == 3 else None
+    with pytest.raises(RuntimeError):
+        flaky.run("generate")
+    assert flaky.workspace.head("generate.t", "0") is None
+    [log] = logs(flaky)
+    assert len(list(read_log(log, RESPONSES.names))) == 7
+    failing = flaky.asked[2]
+    flaky.asked.clear()
+    flaky.fate = lambda request: None
+    flaky.run("generate")
+    assert len(flaky.asked) == 5 and failing in flaky.asked
+    head = flaky.workspace.head("generate.t", "0")
+    assert len(head.data()) == 1 and head.books == (Book("request", 12, 12),) and logs(flaky) == []
+
+
+def test_a_log_gives_the_rows_that_one_go_gives(flaky, tmp_path):
+    other = flaky.copy(tmp_path / "other")
+    flaky.run("generate")
+    flaky.asked.clear()
+    flaky.fate = lambda request: "crash" if len(flaky.asked) == 5 else None
+    with pytest.raises(RuntimeError):
+        other.run("generate")
+    flaky.fate = lambda request: None
+    other.run("generate")
+    heads = [one.workspace.head("generate.t", "0") for one in (flaky, other)]
+    assert heads[0].content == heads[1].content and heads[1].seq == 1
+
+
+def test_a_log_that_the_commit_already_holds_changes_nothing(flaky):
+    """Killed between the commit and the removal of the log; then the recipe wants more samples."""
+    flaky.fate = lambda request: "crash" if len(flaky.asked) == 5 else None
+    with pytest.raises(RuntimeError):
+        flaky.run("generate")
+    [log] = logs(flaky)
+    left = log.read_bytes()
+    flaky.fate = lambda request: None
+    flaky.run("generate")
+    log.write_bytes(left)
+    flaky.asked.clear()
+    flaky.recipe["teachers"][0]["samples"] = 3
+    flaky.run("generate")
+    assert len(flaky.asked) == 6 and books(flaky, "request") == (18, 18, {}, 0) and logs(flaky) == []
+
+
+def test_a_response_logged_for_another_plan_is_kept(flaky):
+    flaky.fate = lambda request: "crash" if len(flaky.asked) == 5 else None
+    with pytest.raises(RuntimeError):
+        flaky.run("generate")
+    flaky.fate = lambda request: None
+    flaky.recipe["teachers"][0]["sampling"] = {"temperature": 0.5}
+    flaky.run("generate")
+    assert books(flaky, "request") == (16, 16, {}, 0)
+
+
+def test_two_writers_of_one_shard_lose_nothing_and_double_nothing(flaky):
+    """A zombie: it is overtaken in the middle of the shard, and goes on after its successor's commit."""
+    zombie = {"waits": True}
+
+    def fate(request):
+        if zombie["waits"] and len(flaky.asked) == 6:
+            zombie["waits"] = False
+            flaky.run("generate")  # the successor, while this one stands still in its sixth request
+            assert logs(flaky) != []  # the zombie lives, so its log stays
+            return
+        return
+
+    flaky.fate = fate
+    with pytest.raises(CommitLost):
+        flaky.run("generate")
+    rows = flaky.rows("generate.t", "responses")
+    assert len(rows) == len({row["response_id"] for row in rows}) == 12
+    assert len(flaky.asked) == 12 + 12 - 5  # the successor did not ask for the zombie's five
+    flaky.recipe["teachers"][0]["samples"] = 3
+    flaky.run("generate")
+    assert books(flaky, "request") == (18, 18, {}, 0) and logs(flaky) == []  # the zombie is gone, and so is its log
+
+
+def test_each_shard_is_committed_while_others_are_asked(make_house, monkeypatch):
+    """A straggler holds up its own shard alone, and the requests of several shards are in flight together."""
+    house = make_house(
+        bits=3,
+        teachers=[{"name": "t", "engine": "openai", "model": "m", "base_url": "http://localhost:1/v1", "samples": 1}],
+    )
+    house.write("sums.jsonl", [{"question": ask(number)} for number in range(40)])
+    committed = []
+
+    class Straggling(Flaky):
+        def generate(self, requests):
+            requests = iter(requests)
+            straggler = next(requests)
+            first = house.workspace.shard_of(straggler.question_id)
+            for request in requests:
+                yield Reply(request.response_id, None, "answer", "stop", 1, 1, None, 0.1)
+            committed.extend(shard for shard in house.workspace.shards if house.workspace.head("generate.t", shard))
+            assert first not in committed
+            yield Reply(straggler.response_id, None, "answer", "stop", 1, 1, None, 0.1)
+
+    monkeypatch.setattr(generate, "COMMITS_WAITING", 0)
+    monkeypatch.setattr(generate, "open_teacher", lambda *_: Straggling(None, []))
+    house.run("generate")
+    assert len(committed) >= 5
+    assert books(house, "request") == (40, 40, {}, 0)
+
+
+def test_truncated_responses_are_counted_and_by_setting_dropped_and_taken_back(flaky, monkeypatch):
+    class Cutting(Flaky):
+        def generate(self, requests):
+            for request in requests:
+                self.counts.append(request)
+                yield Reply(request.response_id, None, "answ", ["stop", "length"][request.sample_index], 1, 5, None, 1)
+
+    monkeypatch.setattr(generate, "open_teacher", lambda *_: Cutting(None, flaky.asked))
+    flaky.run("generate")
+    assert books(flaky, "request") == (12, 12, {}, 0)
+    whole = flaky.rows("generate.t", "responses")
+    assert flaky.workspace.head("generate.t", "0").extra == {
+        "truncated": 6, "prompt_tokens": 12, "completion_tokens": 60,
+    }  # fmt: skip
+    flaky.asked.clear()
+    flaky.recipe["teachers"][0]["drop_truncated"] = True
+    flaky.run("generate")
+    assert books(flaky, "request") == (12, 6, {"truncated": 6}, 0)
+    assert [row["answer_content"] for row in flaky.rows("generate.t", "responses")] == ["answ"] * 12
+    assert flaky.rules("generate.t") == {"truncated": 6} and flaky.run("generate") == []
+    flaky.recipe["teachers"][0]["drop_truncated"] = False
+    flaky.run("generate")
+    assert flaky.rows("generate.t", "responses") == whole and flaky.asked == []
+
+
 def test_what_a_killed_run_had_committed_is_not_asked_again(house, asked, tmp_path):
+    """Replayed responses have no log, but a commit every half minute (here: after each)."""
     house.write(
         "answers.jsonl", [{"question": ask(n), "response": [f"{n} a", f"{n} b"]} for n in ("zero", "one", "two")]
     )

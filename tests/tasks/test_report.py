@@ -16,7 +16,10 @@ from storage.manifest import Book, Inputs
 from storage.schemas import TABLES
 from storage.workspace import ALL, Workspace
 from tasks.grade import GradeSettings, grade_steps
-from tasks.report import report_step, visible, write_report
+from tasks.grade_comparison import compare_step
+from tasks.page import visible
+from tasks.report import report_step, write_report
+from tasks.report_comparison import best_teachers
 from tasks.step import Context, Work
 
 INPUTS = Inputs("1", {}, {})
@@ -160,7 +163,7 @@ def _commit_teacher(made: Workspace, shard: str, teacher: str, kept: list[int]) 
 
 
 def _commit_grades(made: Workspace) -> None:
-    for step in grade_steps(GradeSettings(), TEACHERS):
+    for step in (*grade_steps(GradeSettings(), TEACHERS), compare_step(TEACHERS)):
         step.run(Context(made, "run"), step, [Work(shard, INPUTS, "first run") for shard in step.shards(made)])
 
 
@@ -350,3 +353,66 @@ def test_an_empty_workspace_has_a_page(tmp_path: Path) -> None:
     page = page_of(Workspace.create(tmp_path / "ws", bits=0))
     assert "Nothing has been made" in page
     assert Page(page).tables == {}
+
+
+def test_the_comparison_of_teachers_stands_there_as_the_table_has_it(workspace: Workspace, page: str) -> None:
+    with open_views(workspace) as connection:
+        rows = connection.execute(
+            "select category, teacher, questions, n, pass_rate from comparison order by category, rank, teacher"
+        ).fetchall()
+    shown = Page(page).table("Pass rate by category and teacher")
+    assert len(rows) == 4
+    assert [(row[0], row[1], int(row[2]), int(row[3]), row[4]) for row in shown] == [
+        (category, teacher, questions, n, f"{100 * rate:.1f} %") for category, teacher, questions, n, rate in rows
+    ]
+    assert re.fullmatch(r"\d+\.\d % to \d+\.\d %", shown[0][5])
+    assert [row[:2] for row in Page(page).table("Quantiles of tokens by category")] == [
+        ["code", "counts_tokens"], ["math", "counts_tokens"],
+    ]  # fmt: skip
+
+
+def test_who_is_best_says_whether_that_is_clear(page: str) -> None:
+    told = " ".join(re.search(r'<ul id="best">(.*?)</ul>', page, re.DOTALL)[1].split())  # type: ignore[index]
+    assert re.search(r"<li>math: counts_\w+.*? \(\d+\.\d.%\), but not clearly", told)
+
+    def row(teacher: str, low: float, rate: float, high: float, rank: int) -> dict[str, Any]:
+        return {"category": "c", "teacher": teacher, "low": low, "pass_rate": rate, "high": high, "rank": rank}
+
+    (clear,) = best_teachers([row("a", 0.8, 0.9, 1.0, 1), row("b", 0.1, 0.2, 0.3, 2)])
+    (close,) = best_teachers([row("a", 0.5, 0.6, 0.7, 1), row("b", 0.4, 0.5, 0.6, 2)])
+    (equal,) = best_teachers([row("a", 0.8, 0.9, 1.0, 1), row("b", 0.8, 0.9, 1.0, 1)])
+    assert (clear.clear, close.clear, equal.clear) == (True, False, False)
+    assert equal.teachers == ("a", "b") and best_teachers([row("a", 0.8, 0.9, 1.0, 1)]) == []
+
+
+def test_the_agreement_of_teachers_is_a_matrix(workspace: Workspace, page: str) -> None:
+    with open_views(workspace) as connection:
+        equal = dict(
+            connection.execute(
+                """
+                select (teacher, pair.other), pair.equal
+                from (select teacher, unnest(agreement) as pair from comparison where category = 'math')
+                """
+            ).fetchall()
+        )
+    shown = Page(page).table("Equal answers in math")
+    assert [row[0] for row in shown] == sorted(TEACHERS)
+    for row in shown:
+        assert row[1:] == [f"{100 * equal[row[0], other]:.1f} %" for other in sorted(TEACHERS)]
+    assert equal[TEACHERS[0], TEACHERS[1]] == equal[TEACHERS[1], TEACHERS[0]]
+
+
+def test_what_a_judge_said_of_references_is_counted(tmp_path: Path, page: str) -> None:
+    assert 'id="repairs"' not in page
+    made = build(tmp_path / "ws")
+    common = {"category": "math", "majority_answer": "1", "vote_share": 1.0, "votes": [], "judge": "j", "asked": "h"}
+    given = [common | {"question_id": identity(number), "status": status}
+             for number, status in ((0, "repaired"), (2, "repaired"), (4, "infra_error"))]  # fmt: skip
+    book = Book("reference", 3, 2, {}, 1)
+    made.begin("repair", "1", INPUTS, run_id="run").commit("repairs", rows("repairs", *given), [], [book])
+    told = re.search(r'<p id="repairs">(.*?)</p>', page_of(made), re.DOTALL)[1]  # type: ignore[index]
+    assert "put to a judge: 1 wait for it, 2 repaired." in " ".join(told.split())
+
+
+def test_without_a_comparison_the_page_has_none(tmp_path: Path) -> None:
+    assert 'id="comparison"' not in page_of(Workspace.create(tmp_path / "empty", bits=0))

@@ -92,6 +92,8 @@ def test_where_a_vote_is_the_basis_those_who_agree_are_chosen():
     assert voted == {"7": None, "5": "not_passed", "none": "not_passed"}
     assert on_basis(rows, GRADE) == rows
     assert judge(SelectSettings(), basis="vote") == (True, "voted")
+    assert judge(SelectSettings(), basis="repaired") == (True, "repaired")
+    assert on_basis(rows, GRADE | {"basis": "repaired"}) == on_basis(rows, GRADE | {"basis": "vote"}) != rows
 
 
 def test_ties_do_not_depend_on_the_order():

@@ -1,42 +1,29 @@
 """A tiny real model trained through the real subprocess: loss, counts, refusals, kills and resume."""
 
 import dataclasses
-import json
 import math
 import random
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tasks.student import TrainingFailed, TrainResult, TrainSettings, read_result, train_student
 from tasks.student_examples import IGNORED, UnusableData, encode, encode_split
-from tasks.student_sft import newest_complete_checkpoint
+from tasks.student_program import newest_complete_checkpoint
+from tasks.student_sft import check_packed_attention, check_packed_tokens
+from tests.tasks.tiny_student import TEMPLATE, make_student, thought, train_and_kill
 
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 DROPS_THINKING = TEMPLATE.replace("m.content", "m.content.split('</think>')[-1]")
 OPENS_THINKING = TEMPLATE.replace(
     "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|><think>"
@@ -66,10 +53,6 @@ def using(tokenizer: PreTrainedTokenizerBase, template: str) -> Iterator[None]:
         tokenizer.chat_template = TEMPLATE
 
 
-def thought(number: int) -> str:
-    return f"<think>{number} and one more</think>{number + 1}"
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 short training examples, 2 overlong ones between them, 8 validation examples of which 1 is overlong."""
@@ -88,35 +71,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 2 layers with a byte-level BPE tokenizer trained on the spot."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<|end|>", "<|user|>", "<|assistant|>"]
-    texts = [f"What is {number} + 1? {thought(number)}" for number in range(100)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(17)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_student(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -187,35 +142,12 @@ def test_a_finished_folder_returns_at_once(
         train_student(other, dataset, result.model.parent.with_name("copy"), model_path=str(model_path))
 
 
-PARENT = """
-import json, sys
-from pathlib import Path
-from tasks.student import TrainSettings, train_student
-
-settings, dataset, out, model_path = sys.argv[1:]
-report = lambda step, total, loss: print(step, flush=True)
-settings = TrainSettings(**json.loads(settings))
-train_student(settings, Path(dataset), Path(out), model_path=model_path, on_progress=report)
-"""
-
-
 def test_killed_with_its_parent_it_resumes_to_the_same_curve(
     unbroken: Unbroken, dataset: Path, model_path: Path, tmp_path: Path
 ) -> None:
     """Fault: SIGKILL of the parent in the middle. No trainer stays; the next call goes on from a checkpoint."""
     out = tmp_path / "student"
-    arguments = [json.dumps(dataclasses.asdict(SETTINGS)), str(dataset), str(out), str(model_path)]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    for line in parent.stdout:
-        if int(line) > 5:  # the first checkpoint is there
-            break
-    trainers_alive = psutil.Process(parent.pid).children(recursive=True)
-    assert trainers_alive, "the trainer was over before it could be killed"
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    _, alive = psutil.wait_procs(trainers_alive, timeout=10)
-    assert not alive
+    train_and_kill(dataclasses.asdict(SETTINGS), dataset, out, model_path, after=6)  # a checkpoint is there
     with pytest.raises(FileNotFoundError):
         read_result(out)
 
@@ -324,3 +256,25 @@ def test_a_wrong_setting_is_answered_with_the_valid_ones(setting: dict[str, obje
 def test_a_folder_without_training_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="export a data set there first"):
         train_student(SETTINGS, tmp_path, tmp_path / "student", model_path="unused")
+
+
+def test_attention_that_does_not_heed_positions_is_refused(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: a model that takes its positions from the row, not from the examples packed into it."""
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    check_packed_attention(model, list(range(3, 30)))
+    blind = model.forward
+
+    def forward(**inputs: object) -> object:
+        return blind(**{name: value for name, value in inputs.items() if name in ("input_ids", "use_cache")})
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(UnusableData, match=r"packed examples see each other.*set packing: false"):
+        check_packed_attention(model, list(range(3, 30)))
+
+
+def test_packing_that_cuts_is_refused() -> None:
+    """TRL's bfd cuts what is over the length of a row, and says nothing."""
+    rows = datasets.Dataset.from_list([{"input_ids": list(range(n)), "labels": list(range(n))} for n in (5, 9, 12)])
+    check_packed_tokens(rows, pack_dataset(rows, 12, "bfd"))
+    with pytest.raises(UnusableData, match="packing left 23 of 26 tokens, expected all"):
+        check_packed_tokens(rows, pack_dataset(rows, 9, "bfd"))

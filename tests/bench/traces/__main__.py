@@ -1,9 +1,10 @@
 """How fast traces are checked, against the plain way to count runs of 20 words: a dictionary of tuples.
 
-    python tests/bench/traces [--traces 60] [--words 20000]
+    python tests/bench/traces [--traces 60] [--words 20000] [--processes 2]
 
 Traces are made of the words of GSM8K's model solutions where ../shared/data exists (else of numbers), with a tenth of
-them looping at the end. One process; the extrapolation is to a million such traces.
+them looping at the end. One process, then the pool of the verify step, its processes started before; the extrapolation
+is to a million such traces.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from tasks.verifiers.bench import Subject
 from tasks.verifiers.settings import TraceSettings
 from tasks.verifiers.trace import TraceVerifier
+from tasks.verifiers.trace_pool import TracePool
 
 SOLUTIONS = Path(__file__).resolve().parents[4] / "shared" / "data" / "gsm8k_model_solutions.jsonl"
 
@@ -62,6 +64,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--traces", type=int, default=60)
     options.add_argument("--words", type=int, default=20_000)
+    options.add_argument("--processes", type=int, default=2)
     chosen = options.parse_args()
     traces = make_traces(chosen.traces, chosen.words)
     verifier = TraceVerifier(TraceSettings())
@@ -82,6 +85,13 @@ def main() -> None:
     print(f"all checks           {ours:8.1f} MB/s   a million such traces: {1e6 * megabytes / ours / 3600:.1f} h")
     print(f"tuples in a counter  {theirs:8.1f} MB/s   (the run count alone)")
     print(f"ratio                {ours / theirs:8.1f}")
+    subjects = [subject(text) for text in traces]
+    with TracePool(TraceSettings(), chosen.processes) as pool:
+        pool.judge(subjects)
+        started = time.perf_counter()
+        pool.judge(subjects)
+        shared = megabytes * len(traces) / (time.perf_counter() - started)
+    print(f"{chosen.processes} processes          {shared:8.1f} MB/s   ratio to one {shared / ours:.1f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.verifiers.outcome import Opinion, combine_opinions, judge_can_matter
+from tasks.verifiers.outcome import Opinion, can_matter, combine_opinions, is_asked
 from tasks.verifiers.verdict import Judgement, unscored
 
 JUDGEMENTS = {
@@ -58,7 +58,7 @@ def test_policies(policy, opinions, status, by):
     [
         ("first", "no", ("math", "judge"), False),
         ("first", "mute", ("math", "judge"), True),
-        ("first", "down", ("math", "judge"), True),
+        ("first", "down", ("math", "judge"), False),  # the outcome waits for math, whatever a judge says
         ("first", "no", ("judge", "math"), True),
         ("rule_or_judge", "yes", ("math", "judge"), False),
         ("rule_or_judge", "no", ("math", "judge"), True),
@@ -66,5 +66,25 @@ def test_policies(policy, opinions, status, by):
         ("rule_and_judge", "yes", ("math", "judge"), True),
     ],
 )
-def test_the_judge_is_paid_only_where_it_can_matter(policy, rule, route, asked):
-    assert judge_can_matter([Opinion("math", "1", JUDGEMENTS[rule])], policy, route) is asked
+def test_a_model_is_paid_only_where_it_can_matter(policy, rule, route, asked):
+    assert can_matter("judge", [Opinion("math", "1", JUDGEMENTS[rule])], policy, route) is asked
+
+
+@pytest.mark.parametrize(
+    ("quantity", "judge", "asked"), [("no", "mute", False), ("mute", "yes", False), ("mute", "mute", True)]
+)
+def test_a_reward_model_is_asked_where_neither_rule_nor_judge_decided(quantity, judge, asked):
+    opinions = [Opinion("quantity", "1", JUDGEMENTS[quantity]), Opinion("judge", "1", JUDGEMENTS[judge])]
+    assert is_asked("reward", opinions, "first", ("quantity", "judge", "reward")) is asked
+
+
+def test_the_rules_canonical_answer_is_kept_where_a_judge_decides_or_nobody_can():
+    unsure = Judgement(None, None, "unverifiable", "7", {"reason": "near a whole number"}, 0.0)
+    verdict = Judgement(1.0, True, "accepted", None, {}, 0.0)
+    route = ("quantity", "judge")
+    found = combine_opinions([Opinion("quantity", "1", unsure), Opinion("judge", "1", verdict)], "first", route)
+    assert (found.passed, found.answer, found.evidence["by"]) == (True, "7", "judge")
+    found = combine_opinions([Opinion("quantity", "1", unsure)], "first", route)
+    assert (found.status, found.answer) == ("unverifiable", "7")
+    rejected = [Opinion("math", "1", JUDGEMENTS["no"]), Opinion("judge", "1", verdict)]
+    assert combine_opinions(rejected, "rule_or_judge", ("math", "judge")).answer == "6"

@@ -1,0 +1,84 @@
+"""The nearest benchmark items of each question by cosine, by matrix products in blocks; never N × M in memory.
+
+A bf16 product (fast where the processor has AMX or bf16 units) finds what may be near; its error is below MARGIN, and
+what it finds is computed again in fp64, so that the last
+digits don't depend on the block. All items at or above the floor compete; ties go to the smaller item number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.decontaminate_text import Ints
+
+BLOCK = 2048
+MARGIN = 4e-3
+SPARE = 3
+"""Items kept beyond those asked for, since bf16 may have their order wrong."""
+NEXT = 10
+"""Items whose mean cosine says how near a question is to the whole benchmark."""
+
+Cosines = npt.NDArray[np.float64]
+
+
+def nearest(
+    questions: npt.NDArray[Any], items: npt.NDArray[Any], count: int, floor: float
+) -> tuple[Ints, Ints, Cosines]:
+    """(question, item, cosine) of the `count` nearest items with cosine ≥ floor, by question.
+
+    `questions` (n, d) and `items` (m, d) are unit vectors.
+    """
+    import torch  # slow to import
+
+    columns = torch.from_numpy(np.ascontiguousarray(items, np.float32)).bfloat16().T.contiguous()
+    exact = np.asarray(items, np.float64)
+    found: list[tuple[Ints, Ints, Cosines]] = []
+    for top in range(0, len(questions), BLOCK):
+        block = np.ascontiguousarray(questions[top : top + BLOCK], np.float32)
+        products = torch.from_numpy(block).bfloat16() @ columns
+        flat = np.flatnonzero((products >= floor - MARGIN).numpy())
+        if not len(flat):
+            continue
+        row, item = np.divmod(flat, len(items))
+        about = products.flatten()[torch.from_numpy(flat)].float().numpy()
+        row, item = _first(row, item, about, count + SPARE)
+        cosine = np.minimum(np.einsum("ij,ij->i", block[row].astype(np.float64), exact[item]), 1.0)
+        near = cosine >= floor
+        row, item, cosine = row[near], item[near], cosine[near]
+        order = _order(row, item, cosine, count)
+        found.append((row[order] + top, item[order], cosine[order]))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    row, item, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+    return row, item, cosine
+
+
+def _first(row: Ints, item: Ints, value: Cosines, count: int) -> tuple[Ints, Ints]:
+    order = _order(row, item, value, count)
+    return row[order], item[order]
+
+
+def _order(row: Ints, item: Ints, value: Cosines, count: int) -> Ints:
+    """The places of the `count` greatest values of each row, by row and falling value."""
+    order = np.lexsort((item, -value, row))
+    starts = np.searchsorted(row[order], row[order], side="left")
+    return order[np.arange(len(order)) - starts < count]
+
+
+def above_others(cosines: Cosines, benchmark: Ints) -> Cosines:
+    """Each cosine of (questions, items) minus the mean of the NEXT highest of that benchmark after the first.
+
+    A benchmark with fewer items is measured by those it has; with one alone the difference is 0.
+    """
+    found = np.zeros_like(cosines)
+    for one in np.unique(benchmark):
+        mine = np.flatnonzero(benchmark == one)
+        part = cosines[:, mine]
+        last = min(NEXT, len(mine) - 1)
+        if last >= 1:
+            highest = np.sort(np.partition(part, len(mine) - last - 1, axis=1)[:, len(mine) - last - 1 :], axis=1)
+            found[:, mine] = part - highest[:, :-1].mean(axis=1, keepdims=True)
+    return found

@@ -1,0 +1,1 @@
+"""Scorers, one an engine, and what of their numbers becomes a score."""

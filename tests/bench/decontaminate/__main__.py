@@ -1,0 +1,43 @@
+"""Decontamination: speed, and quality on real text.
+
+    python tests/bench/decontaminate [--questions 1000000] [--items 20000] [--sample 20000]
+    python tests/bench/decontaminate --quality [--plant 200]
+
+See speed.py and quality.py for what is measured. Needs ../shared/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(PROJECT), str(Path(__file__).parent)]
+
+import quality  # noqa: E402
+import speed  # noqa: E402
+
+DATA = PROJECT.parent / "shared" / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--sample", type=int, default=20_000)
+    parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--plant", type=int, default=200, help="items of each benchmark that copies are made of")
+    options = parser.parse_args()
+    if not options.quality:
+        speed.run(DATA, options.questions, options.items, options.sample)
+        return
+    quality.rewordings(DATA, PROJECT / "tests" / "tasks" / "data" / "rewordings.jsonl")
+    for name in quality.FILES:
+        for answers in (False, True) if name in ("gsm8k", "math") else (False,):
+            quality.measure(DATA, name, options.plant, answers=answers)
+    quality.measure(DATA, "gsm8k", options.plant, answers=False, embedded=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Proves that terms, numbers, names, values, formulas and answers are read alike however they are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.decontaminate_code import asks_for_code, example_values, name_parts, prose
+from tasks.decontaminate_nearest import nearest
+from tasks.decontaminate_ngrams import covered
+from tasks.decontaminate_signals import answer_key, formulas, has_formulas, same_formulas
+from tasks.decontaminate_text import read_terms
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Twenty-five hens", "25 hens"), ("five hundred eggs", "500 eggs"), ("1,000 eggs", "1000 eggs"), ("3.0", "three"),
+    ("hasCloseElements", "has_close_elements"), (r"$\frac{3}{4}$ of", "3/4 of"), ("SELLS, a roll.", "selling a roll"),
+])  # fmt: skip
+def test_two_ways_to_write_one_thing_have_the_same_terms(one, other):
+    first, second = read_terms([one]), read_terms([other])
+    assert first.hashes.tolist() == second.hashes.tolist()
+
+
+def test_terms_never_join_over_the_end_of_a_text():
+    found = read_terms(["twenty", "five", "", "a b"])
+    assert found.values[:2].tolist() == [20, 5] and found.bounds.tolist() == [0, 1, 2, 2, 4]
+
+
+def test_other_numbers_and_functions_are_other_terms():
+    texts = ["3.5", "35", r"\sin x", r"\cos x", "3", "4"]
+    assert len({tuple(read_terms([text]).hashes.tolist()) for text in texts}) == len(texts)
+
+
+def test_example_values_are_the_same_in_python_c_and_javascript():
+    for text in ("f([1.0, 2.8, 3.0])", "{1, 2.8, 3}", "new Array(1,2.8,3)"):
+        assert example_values(text) == {"1,2.8,3"}
+    assert example_values("[1, 2, 3]") == example_values("'ab' [0, 0, 0]") == frozenset()
+
+
+def test_what_code_says_in_words_is_read_in_several_languages():
+    python = 'def has_close(a):\n    """True if two are close.\n    >>> has_close([1])\n    True\n    """\n'
+    assert prose(python) == "has close. True if two are close"
+    assert prose("// True if two are close\nfunction hasClose(a) {\n}") == "has close. True if two are close"
+    assert prose("/* True if close */\nbool has_close(int *a, int n) {\n}") == "has close. True if close"
+    assert prose("A baker sells rolls. How many?") == ""
+    assert name_parts("parseHTTPReply") == "parse http reply"
+    assert asks_for_code("Write a function") and not asks_for_code("A baker sells rolls")
+
+
+def test_answers_meet_however_they_are_written():
+    assert (
+        answer_key("so it is 1,000. #### 1,000") == answer_key(r"hence \boxed{1000}") == answer_key("1000.0") == "1000"
+    )
+    assert answer_key(r"\boxed{\dfrac{3}{4}}") == answer_key(r"\frac34") and answer_key("x" * 300) is None
+
+
+def test_formulas_agree_only_where_both_have_them():
+    same = formulas(r"Find $x^2 + 3x - 4 = 0$")
+    assert same_formulas(same, formulas("find x^2+3x-4 = 0")) > 0.9
+    assert same_formulas(same, formulas(r"Find $x^3 - 5y + 7 = 9$")) < 0.4
+    assert same_formulas(same, formulas("Bakers bake")) == 0.6
+    texts = ["$20 and $30", "x^2", "2 = x", "is $a$", "$2+3$"]
+    assert [has_formulas(text) for text in texts] == [False, True, True, True, True]
+
+
+def test_overlapping_runs_cover_their_terms_once():
+    pairs, terms = covered(np.array([7, 7, 7, 9]), np.array([0, 2, 20, 4]), np.array([5, 5, 5, 5]))
+    assert pairs.tolist() == [7, 9] and terms.tolist() == [12, 5]
+
+
+def test_the_nearest_are_exact_and_ties_go_to_the_smaller_number():
+    made = np.random.default_rng(3).standard_normal((500, 32))
+    items = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+    items[400] = items[17]
+    row, item, cosine = nearest(items[:50], items, 3, 0.2)
+    full = items[:50].astype(np.float64) @ items.astype(np.float64).T
+    for number in range(50):
+        wanted = [place for place in np.lexsort((np.arange(500), -full[number])) if full[number, place] >= 0.2][:3]
+        assert item[row == number].tolist() == wanted
+    assert item[row == 17].tolist()[:2] == [17, 400]
+    assert np.allclose(cosine, np.minimum(full[row, item], 1), atol=1e-12)
