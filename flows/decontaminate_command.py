@@ -274,7 +274,7 @@ def _benchmark_table(index: Benchmarks, outcome: Outcome) -> Table:
 def _as_table(section: Section) -> Table:
     table = Table(title=section.name, title_justify="left")
     for number, name in enumerate(section.headers):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in section.rows:
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return table
@@ -295,8 +295,8 @@ def _example_sections(index: Benchmarks, outcome: Outcome) -> list[Section]:
     for number, one in outcome.suspects[:SHOWN]:
         item = index.items[one.item]
         facts = [("value", one.value), ("threshold", one.threshold), *one.signals]
-        kept.append(Example(f"row {number}", "in the file", outcome.texts[number], f"{item.benchmark}, item {item.index}",
-                            item.text, facts, one.matched))  # fmt: skip
+        kept.append(Example(f"row {number}", "in the file", outcome.texts[number],
+                            f"{item.benchmark}, item {item.index}", item.text, facts, one.matched))  # fmt: skip
     sections = [Section(rule, f"Rows removed by the rule {rule}; what matched is marked.", examples=examples)
                 for rule, examples in sorted(found.items())]  # fmt: skip
     return sections + (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
+from flows.recipe import RunnerSettings
 from sandbox import Sandbox, SandboxError, self_test
 from tasks.teachers.smollm2 import cache_dir, model_path
 from tasks.teachers.teacher import TeacherError
 from tasks.teachers.vllm_server import default_command
 
 MIN_FREE_GB = 5
+JSON = "application/json"
 VLLM_VERSION = "import vllm.engine.arg_utils; print(vllm.__version__)"
 VLLM_PATIENCE_S = 180.0
 VLLM_REMEDY = "install it again, in this environment or in one of its own (docs/vllm.md)"
@@ -36,7 +39,7 @@ class Finding:
 
 def check_all() -> list[Finding]:
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _engine_and_sandbox, _packaged_model, _gpu, _vllm, _prefect, _disk,
+        _python, _engine_and_sandbox, _packaged_model, _gpu, _vllm, _prefect, _gpu_workers, _disk,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -108,6 +111,29 @@ def _prefect() -> Finding:
             return Finding("Prefect server", "ok", url)
     except (URLError, OSError, ValueError) as fault:
         return Finding("Prefect server", "broken", f"{url}: {fault}", "start it, or unset PREFECT_API_URL")
+
+
+def _gpu_workers() -> Finding:
+    """Whether ranges of shards can be sent out (`runner: {kind: prefect}`), and whether anybody takes them."""
+    url = (os.environ.get("PREFECT_API_URL") or "").rstrip("/")
+    name = RunnerSettings().deployment
+    if not url:
+        return Finding("GPU workers", "absent", "no Prefect server",
+                       "needed only for many machines: docs/gpu-workers.md")  # fmt: skip
+    try:
+        with urllib.request.urlopen(f"{url}/deployments/name/{name}", timeout=5) as answer:
+            pool = json.load(answer)["work_pool_name"]
+        asks = urllib.request.Request(f"{url}/work_pools/{pool}/workers/filter", b"{}", {"Content-Type": JSON})
+        with urllib.request.urlopen(asks, timeout=5) as answer:
+            online = [one["name"] for one in json.load(answer) if one["status"] == "ONLINE"]
+    except HTTPError as fault:
+        return Finding("GPU workers", "absent", f"no deployment {name} ({fault.code})", "docs/gpu-workers.md")
+    except (URLError, OSError, ValueError, KeyError) as fault:
+        return Finding("GPU workers", "broken", f"{url}: {fault}", "start the Prefect server, or unset PREFECT_API_URL")
+    if not online:
+        return Finding("GPU workers", "absent", f"{name}: no worker online",
+                       f"on each machine: prefect worker start --pool {pool} --limit 1")  # fmt: skip
+    return Finding("GPU workers", "ok", f"{name}: {len(online)} online on pool {pool}")
 
 
 def _disk() -> Finding:

@@ -23,7 +23,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.distribute import Spell, check_deployment, distribute
 from flows.errors import UsageError
-from flows.progress import progress, say
+from flows.progress import Artifacts, progress, say
 from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Range, Wish, carry_out, open_workspace, plan, run_range, sent_out, still_pending
 from flows.status import funnel_rows, summary_markdown
@@ -64,13 +64,14 @@ def factory(
     wish = Wish(until, redo_from, only, tuple(teachers) if teachers else None)
     todo = plan(loaded, place, wish)
     run_id = str(get_run_context().flow_run.id)  # type: ignore[union-attr]
-    context = Context(place, run_id, progress(), loaded.recipe.runner.memory_mb)
+    shown = Artifacts(progress(), _artifact_key(loaded.recipe.name))
+    context = Context(place, run_id, shown, loaded.recipe.runner.memory_mb)
     away = sent_out(loaded)
     if any(step.key in away for step in todo.wanted()):
         check_deployment(loaded.recipe.runner.deployment)
     spells: list[Spell] = []
 
-    with _runners(loaded) as (here, mapped):
+    with shown, _runners(loaded) as (here, mapped):
 
         def submit(batch: Sequence[Range]) -> None:
             futures = [_submit(here, mapped, context, one) for one in batch if one.step.key not in away]

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.doctor import _gpu_workers
 from storage.lease import Leases
 from tests.faults.bad_server import BadServer, tokens
 from tests.faults.worker_pool import Pool, wait_until
@@ -153,3 +154,10 @@ def test_a_frozen_worker_changes_nothing_when_it_wakes(pool, house, server):
     assert sum(server.asked.values()) - asked <= 2 * CONCURRENCY
     newest = Leases(house.root, "generate.t").newest(term.range)
     assert newest.term > term.term and newest.holder != term.holder and newest.state == "done"
+
+
+def test_doctor_counts_the_workers(pool, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", pool.url)
+    pool.have_workers(1)
+    found = wait_until(lambda: (one := _gpu_workers()).state == "ok" and one, what="a worker that is online")
+    assert "online on pool gpu" in found.detail

@@ -94,8 +94,8 @@ def main() -> None:
     )
     print(f"one process {one:.1f} s, {one / shards:.3f} s a shard; "
           f"worker pool {away:.1f} s, {away / shards:.3f} s a shard; ratio {away / one:.2f}")  # fmt: skip
-    settled = memory[len(memory) // 4 :]  # the first quarter: imports
-    print(f"the parent's memory: {settled[0]:.0f} MB → {settled[-1]:.0f} MB, at most {max(settled):.0f} MB")
+    points = [memory[(len(memory) - 1) * part // 10] for part in range(11)]
+    print(f"the parent's memory from start to end, MB: {' '.join(f'{one:.0f}' for one in points)}")
 
 
 if __name__ == "__main__":
