@@ -134,6 +134,7 @@ class Parent:
     progress: Progress
     tell: Callable[[str], None]
     client: SyncPrefectClient
+    sleep: Callable[[float], None] = time.sleep
     spells: list[Spell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -142,6 +143,8 @@ class Parent:
         self._leases = {one.step.key: Leases(self.place.root, one.step.key) for one in self.ranges}
         self._watches = {key: Watch() for key in self._leases}
         self._open = [sent for one in self.ranges for sent in self._blocks(one)]
+        recipe = self.loaded.recipe
+        self._limited = {f"generate.{one.name}" for one in recipe.teachers if recipe.budget or one.budget}
         self._failed: list[str] = []
         self._warned = False
         self._began = datetime.now(UTC)
@@ -171,7 +174,7 @@ class Parent:
                 for one in list(self._open):
                     self._look(one, states)
                 if self._open:
-                    time.sleep(min(POLL_S, self._runner.lease_s / 4))
+                    self.sleep(min(POLL_S, self._runner.lease_s / 4))
         except BaseException:
             self._cancel("the parent was cancelled")
             raise
@@ -194,7 +197,7 @@ class Parent:
         if one.run is None:
             if self._failed:
                 self._open.remove(one)
-            elif not self._blocked(one):
+            elif not self._blocked(one) and self._affordable(one):
                 self._send(one)
             return
         if one.run not in states:  # the server is away
@@ -234,6 +237,19 @@ class Parent:
                 if newest and newest.state == "held" and watch.silent_s(newest) <= self._runner.lease_s:
                     return True
         return False
+
+    def _affordable(self, one: Sent) -> bool:
+        """Whether nobody spends the teacher's budget: a worker counts what the workspace shows as spent when it begins,
+        so that several at once would spend the rest several times over."""
+        if one.step.key not in self._limited:
+            return True
+        leases = self._leases[one.step.key]
+        for other in self._open:
+            if other is not one and other.step is one.step:
+                newest = leases.newest(other.name)
+                if other.run is not None or (newest and newest.term > other.after and newest.state == "held"):
+                    return False
+        return True
 
     def _held(self, one: Sent, newest: Term, states: dict[UUID, State | None]) -> None:
         self._see(one, newest)

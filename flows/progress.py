@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 from uuid import UUID
 
 from rich.console import Console, Group
@@ -226,7 +226,8 @@ class Artifacts:
         try:
             if step not in self._ids:
                 name = step.removeprefix("generate.").replace("_", "-")
-                self._ids[step] = create_progress_artifact(percent, f"{self._key}-generate-{name}", text)
+                made = create_progress_artifact(percent, f"{self._key}-generate-{name}", text)
+                self._ids[step] = cast(UUID, made)  # a coroutine only where an event loop runs
             else:
                 update_progress_artifact(self._ids[step], percent, text)
         except Exception as fault:  # noqa: BLE001  the UI's picture is no reason to end a run

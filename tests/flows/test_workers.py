@@ -216,12 +216,12 @@ class Played:
         assert state.is_cancelling()
         self.stopped.append(run)
 
-    def distribute(self):
+    def distribute(self, sleep=time.sleep):
         loaded = check_recipe(self.house.recipe, self.house.base)
         todo = self.house.plan("generate")
         step = next(one for one in todo.steps if one.key == "generate.t")
         ranges = [Range(step, tuple(todo.pending(step)))]
-        return Parent(loaded, self.house.workspace, ranges, Quiet(), self.told.append, self).run()
+        return Parent(loaded, self.house.workspace, ranges, Quiet(), self.told.append, self, sleep).run()
 
 
 def works(server):
@@ -331,11 +331,31 @@ def test_cancelling_takes_the_ranges_from_their_workers(house, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parent_side.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        played.distribute()
+        played.distribute(interrupted)
     leases = Leases(house.root, "generate.t")
     assert {name: (leases.newest(name).term, leases.newest(name).state) for name in leases.names()} == {
         "000-011": (2, "revoked"), "100-111": (1, "revoked"),
     }  # fmt: skip
     assert set(played.stopped) == set(played.states)
+
+
+def test_a_budget_is_spent_by_one_worker_at_a_time(house, monkeypatch):
+    house.recipe["teachers"][0]["budget"] = {"requests": 1000}
+    ended = []
+
+    def queued(played, run, parameters):
+        assert len(ended) == len(played.sent) - 1
+        return Scheduled()
+
+    def work_off(_):
+        run, parameters = list(played.states)[-1], played.sent[-1]
+        if played.states[run].is_scheduled():
+            ended.append(run)
+            played.states[run] = works(server)(played, str(run), parameters)
+
+    played = Played(house, monkeypatch, queued)
+    with BadServer(0) as server:
+        played.distribute(work_off)
+    assert len(ended) == 2
+    assert house.plan("generate").anything_to_do() is False

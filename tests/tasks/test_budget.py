@@ -192,6 +192,40 @@ def test_what_a_crash_left_in_the_log_is_counted(house, server, monkeypatch):
     assert books(house) == (120, 50, 70)  # 20 more, whatever was in flight at the crash
 
 
+class Blocks:
+    """An engine that wants a block of requests before it begins; each response has 2 tokens."""
+
+    def __init__(self):
+        self.blocks = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def generate(self, requests):
+        self.blocks.append(len(requests))
+        for request in requests:
+            yield Reply(request.response_id, None, "answer", "stop", 1, 1, None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "blocks"),
+    [({"tokens": 30}, [4, 11]), ({"requests": 33}, [33]), ({"requests": 33, "hours": 1.0}, [10, 10, 10, 3])],
+)
+def test_an_engine_that_takes_blocks_gets_none_beyond_the_budget(house, monkeypatch, budget, blocks):
+    engine = Blocks()
+    monkeypatch.setattr(generate, "open_teacher", lambda *_: engine)
+    monkeypatch.setattr(generate, "BLOCK_BY_THE_CLOCK", 10)
+    monkeypatch.setattr(OpenAITeacherSettings, "draws_lazily", False)
+    house.recipe["teachers"][0]["expected_tokens"] = 8  # the first four are expected to use it up, and don't
+    house.recipe["budget"] = budget
+    house.run("generate")
+    assert engine.blocks == blocks
+    assert books(house) == (120, sum(blocks), 120 - sum(blocks))
+
+
 def test_a_broken_server_is_not_asked_beyond_the_cap_and_its_failures_are_asked_again(house, server):
     server.share = 1.0
     house.recipe["teachers"][0]["timeout_s"] = 0.2
