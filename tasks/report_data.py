@@ -14,8 +14,11 @@ import duckdb
 
 from storage.schemas import STATUSES
 
-STEP_ORDER = ("ingest", "embed", "screen", "pairs", "lexical", "dedup", "label", "thin", "curate", "generate",
-              "score", "verify", "weigh", "repair", "grade", "compare", "repeats", "select", "export", "train", "evaluate")  # fmt: skip
+STEP_ORDER = (
+    "ingest", "embed", "screen", "pairs", "lexical", "dedup", "label", "thin", "rewrite", "curate", "generate",
+    "score", "verify", "weigh", "repair", "grade", "compare", "repeats", "select", "negatives", "export", "train",
+    "evaluate",
+)  # fmt: skip
 DIFFICULTIES = ("easy", "medium", "hard", "unsolved", "ungraded")
 RATE_BANDS = ("0 %", "1–25 %", "26–50 %", "51–75 %", "76–99 %", "100 %")
 AGREEMENTS = ("unanimous", "majority", "split", "one answer", "no answer")

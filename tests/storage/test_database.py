@@ -51,7 +51,8 @@ def test_views_hold_the_rows_of_the_newest_commits_of_all_shards(workspace, inpu
 def test_vectors_and_folders_with_quotes_can_be_read(tmp_path, inputs):
     workspace = Workspace.create(tmp_path / "it's a [ws]", bits=0)
     vector = np.array([0.5, -0.25], np.float16)
-    rows = pa.Table.from_pylist([{"question_id": "a", "text_hash": "h", "model_revision": "m@1", "vector": vector}], schema=EMBEDDINGS)
+    row = {"question_id": "a", "text_hash": "h", "model_revision": "m@1", "vector": vector}
+    rows = pa.Table.from_pylist([row], schema=EMBEDDINGS)
     workspace.begin("embed", "0", inputs, run_id="r").commit("embeddings", rows, [], [Book("question", 1, 1)])
     with open_views(workspace) as connection:
         assert connection.execute("select vector from embeddings").fetchone() == ([0.5, -0.25],)

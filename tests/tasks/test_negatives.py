@@ -1,5 +1,6 @@
-"""Proves which failures count as negatives, how they are matched with verified traces, and that every question without
-a pair says why; that the exports load with `datasets` and are conversational to TRL. Not covered: 40 M responses.
+"""Proves which failures count as negatives, how they are matched with verified traces, and that every question
+without a pair says why; that the exports load with `datasets` and are conversational to TRL. Not covered: 40 M
+responses.
 """
 
 from __future__ import annotations

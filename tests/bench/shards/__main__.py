@@ -55,7 +55,8 @@ def watch(tree: Tree) -> tuple[float, list[float]]:
     def sample() -> None:
         while not ended.wait(0.5):
             try:
-                samples.append(process.memory_info().rss / 1e6)
+                if (rss := process.memory_info().rss) > 0:  # 0: it has just ended
+                    samples.append(rss / 1e6)
             except psutil.Error:
                 return
 
