@@ -153,7 +153,7 @@ def teacher_row(step: str, rates: Rates) -> list[str]:
         NOTHING if speed is None else f"{speed:,.0f}",
         f"{tally.passed / tally.judged:.1%}" if tally.judged else NOTHING,
         NOTHING if tally.cost is None else f"{tally.cost:,.2f}",
-        NOTHING if left is None or not tally.left else duration(left),
+        duration(left) if left is not None and tally.left and tally.in_flight else NOTHING,
     ]
 
 

@@ -150,18 +150,14 @@ class Budget:
     def __init__(self, total: BudgetSettings | None, teachers: Sequence[TeacherBase]) -> None:
         paid = [one for one in teachers if one.costs]
         self._accounts = {one.name: _Account(one) for one in paid}
-        self._own = {
-            one.name: _Purse(f"budget of {one.name}", one.budget, [self._accounts[one.name]])
-            for one in paid
-            if one.budget
-        }
         self._total = _Purse("budget of all teachers", total, list(self._accounts.values())) if total else None
+        self._purses: dict[str, list[_Purse]] = {one.name: [] for one in teachers}
+        """each teacher's own, then the one for all"""
+        for name, account in self._accounts.items():
+            own = account.teacher.budget
+            self._purses[name] += [_Purse(f"budget of {name}", own, [account])] if own else []
+            self._purses[name] += [self._total] if self._total else []
         self._lock = threading.Lock()
-
-    def _purses(self, teacher: str) -> list[_Purse]:
-        if teacher not in self._accounts:
-            return []
-        return [purse for purse in (self._own.get(teacher), self._total) if purse is not None]
 
     def shared(self, teacher: str) -> bool:
         """Whether this teacher spends from the same budget as the others: they are asked one after the other then."""
@@ -171,7 +167,7 @@ class Budget:
         """Count what is spent and start the clocks; call it before a teacher's first request. If `work` is but a part
         of what the step misses, the budget is its share by missing requests."""
         with self._lock:
-            purses = self._purses(teacher.name)
+            purses = self._purses[teacher.name]
             for purse in purses:
                 purse.began = purse.began or time.monotonic()
                 for account in purse.accounts:
@@ -188,20 +184,21 @@ class Budget:
 
     def admit(self, teacher: str) -> Answer:
         """GO takes one request into flight."""
+        if not (purses := self._purses[teacher]):
+            return Answer.GO
         with self._lock:
-            purses = self._purses(teacher)
-            answers = [purse.judge(self._accounts[teacher])[0] for purse in purses]
+            account = self._accounts[teacher]
+            answers = [purse.judge(account)[0] for purse in purses]
             for worst in (Answer.NO, Answer.LATER):
                 if worst in answers:
                     return worst
-            if purses:
-                self._accounts[teacher].in_flight += 1
+            account.in_flight += 1
             return Answer.GO
 
     def answered(self, teacher: str, reply: Reply) -> None:
+        if not self._purses[teacher]:
+            return
         with self._lock:
-            if not self._purses(teacher):
-                return
             account = self._accounts[teacher]
             account.in_flight -= 1
             if reply.error_kind == "transient":
@@ -219,14 +216,14 @@ class Budget:
     def reached(self, teacher: str) -> str:
         """Which limit is reached, with numbers; empty if none is."""
         with self._lock:
-            for purse in self._purses(teacher):
+            for purse in self._purses[teacher]:
                 answer, text = purse.judge(self._accounts[teacher])
                 if answer is Answer.NO:
                     return text
         return ""
 
     def limits_hours(self, teacher: str) -> bool:
-        return any(purse.limits.hours is not None for purse in self._purses(teacher))
+        return any(purse.limits.hours is not None for purse in self._purses[teacher])
 
 
 def allot(left: BudgetSettings, missing: Sequence[int]) -> list[BudgetSettings]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from tasks.decontaminate_decision import CLEAN, VERSION, Contamination, scores
 from tasks.decontaminate_judge import ContaminationJudge, ContaminationJudgeSettings
 from tasks.decontaminate_nearest import above_others, nearest
 from tasks.decontaminate_ngrams import Hits, NgramIndex, covered
+from tasks.decontaminate_siblings import LITERAL, opposed, sibling
 from tasks.decontaminate_signals import ItemSignals
 from tasks.decontaminate_text import Ints, Terms, normal_text, read_terms
 from tasks.embeddings import EmbeddingSettings, Vectors, embed
@@ -42,6 +43,14 @@ LEAST_RUNS = 2
 """Terms in rare short runs, beyond the first run, from which an item is a candidate."""
 MOST_CHARS = 200_000
 """Of a longer text the first so many characters are compared."""
+
+
+SELF_FLAGS = 0.004
+"""Share of a benchmark's own items that may score with another of its items as copies do: gives its threshold."""
+CALIBRATED, FEWEST_TO_CALIBRATE = 2000, 100
+"""About so many items are compared; a smaller benchmark takes `contaminated` as it is."""
+HIGHEST_CUT = 4.0
+NO_SCORE = -99.0
 
 
 class DecontaminateSettings(Settings):
@@ -58,7 +67,7 @@ class DecontaminateSettings(Settings):
     signals: bool = True
     """Decide by score over several signals; needs embeddings to be at its best."""
     contaminated: float = 0.5
-    """Score from which a question is contaminated."""
+    """Least score from which a question is contaminated; a benchmark whose own items are like each other needs more."""
     suspect: float = -1.0
     """Score from which it is suspect: the band that the judge is asked about."""
     suspects: Literal["keep", "drop"] = "keep"
@@ -101,11 +110,13 @@ class Benchmarks:
         distinct = np.unique(np.array(texts, dtype=object), return_inverse=True)[1] if texts else np.zeros(0, np.int64)
         entries = read_terms([item.code.entry if item.is_code else "" for item in items])
         names = np.split(entries.hashes, entries.bounds[1:-1]) if items else []
-        self._ngrams = NgramIndex(self._terms, distinct.astype(np.int64), names, settings.ngram, settings.common)
+        self._distinct = distinct.astype(np.int64)
+        self._ngrams = NgramIndex(self._terms, self._distinct, names, settings.ngram, settings.common)
         self._signals = ItemSignals(items, self._terms)
         self._benchmark = np.unique([item.benchmark for item in items], return_inverse=True)[1]
         self._code = np.flatnonzero(self._signals.code)
         self._views: tuple[Any, Any] | None = None
+        self._thresholds: dict[bool, Any] = {}
         self._judge = ContaminationJudge(settings.judge) if settings.judge else None
 
     def check(
@@ -130,7 +141,7 @@ class Benchmarks:
         terms = read_terms(texts)
         pairs = self._candidates(texts, terms, vectors)
         if len(pairs.question):
-            self._by_score(found, texts, terms, pairs, answers)
+            self._by_score(found, texts, terms, pairs, answers, embedded=vectors is not None)
             self._by_cosine(found, pairs)
             self._by_ngram(found, texts, terms, pairs)
         for number, text in enumerate(texts):
@@ -222,21 +233,68 @@ class Benchmarks:
             self._views = whole, said
         return self._views
 
+    def _cuts(self, *, embedded: bool) -> Any:
+        """(2, benchmarks): score from which a pair is contaminated, without and with both answers known."""
+        if embedded not in self._thresholds:
+            least = self._settings.contaminated
+            found = np.full((2, int(self._benchmark.max(initial=0)) + 1), least)
+            for benchmark in np.unique(self._benchmark[~self._signals.code]):
+                mine = np.flatnonzero((self._benchmark == benchmark) & ~self._signals.code)
+                if len(mine) >= FEWEST_TO_CALIBRATE:
+                    chosen = mine[:: max(1, len(mine) // CALIBRATED)]
+                    found[:, benchmark] = [
+                        np.clip(np.quantile(best, 1 - SELF_FLAGS), least, max(least, HIGHEST_CUT))
+                        for best in self._against_others(chosen, embedded=embedded)
+                    ]
+            self._thresholds[embedded] = found
+        return self._thresholds[embedded]
+
+    def _against_others(self, chosen: Ints, *, embedded: bool) -> tuple[Any, Any]:
+        """The highest score of each of the items with another item, siblings left out; then with answers known."""
+        texts = [self.items[number].text[:MOST_CHARS] for number in chosen]
+        terms = read_terms(texts)
+        vectors = np.asarray(self._item_vectors()[0])[chosen] if embedded else None
+        pairs = self._candidates(texts, terms, vectors)
+        answers = [self.items[number].answer for number in chosen]
+        signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
+                                        pairs.runs, answers)  # fmt: skip
+        other = self._distinct[chosen[pairs.question]] != self._distinct[pairs.item]
+        literal = np.fmax(pairs.runs, np.maximum(pairs.item_share, pairs.question_share)) >= LITERAL
+        best = np.full((2, len(chosen)), NO_SCORE)
+        unknown = replace(signals, answer=np.zeros_like(signals.answer))
+        for row, value in enumerate((scores(unknown), scores(signals))):
+            for pair in np.flatnonzero(other & (value >= self._settings.contaminated)):
+                question = int(pairs.question[pair])
+                if value[pair] > best[row, question] and self._alike(
+                    texts[question], int(pairs.item[pair]), literal=literal[pair]
+                ):
+                    best[row, question] = value[pair]
+        return best[0], best[1]
+
+    def _alike(self, text: str, item: int, *, literal: bool) -> bool:
+        """Whether nothing shows that the text is a sibling of the item: the same template, another task."""
+        other = self.items[item].text
+        return not (opposed(text, other) or (literal and not self._signals.code[item] and sibling(text, other)))
+
     def _by_score(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: _Pairs,
-                  answers: Sequence[str | None] | None) -> None:  # fmt: skip
+                  answers: Sequence[str | None] | None, *, embedded: bool) -> None:  # fmt: skip
         settings = self._settings
         if not settings.signals:
             return
         signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
                                         pairs.runs, answers)  # fmt: skip
         value = scores(signals)
-        for pair in _best(pairs.question, value, pairs.item):
+        cuts = self._cuts(embedded=embedded)[(signals.answer != 0).astype(int), self._benchmark[pairs.item]]
+        literal = np.fmax(pairs.runs, np.maximum(pairs.item_share, pairs.question_share)) >= LITERAL
+        for pair in _best(pairs.question, value - cuts, pairs.item):
             if value[pair] >= settings.suspect:
-                contaminated = value[pair] >= settings.contaminated
                 item = int(pairs.item[pair])
+                contaminated = value[pair] >= cuts[pair] and self._alike(
+                    texts[int(pairs.question[pair])], item, literal=literal[pair]
+                )
                 found[int(pairs.question[pair])] = Contamination(
                     "contaminated" if contaminated else "suspect", "benchmark_signals", float(value[pair]),
-                    settings.contaminated if contaminated else settings.suspect, item,
+                    round(float(cuts[pair]), 3) if contaminated else settings.suspect, item,
                     self._signals.shared_words(terms.of(int(pairs.question[pair])), item),
                     tuple(signals.row(int(pair)).items()),
                 )  # fmt: skip
@@ -264,6 +322,8 @@ class Benchmarks:
         _, numbers, contained = self._signals.agreement(terms, question, item)
         same_formulas = self._signals.formulas(texts, question, item, ~self._signals.code[item])
         copy = (contained >= CONTAINED) & (same_formulas >= SAME_FORMULAS)
+        for pair in np.flatnonzero(copy):
+            copy[pair] = self._alike(texts[int(question[pair])], int(item[pair]), literal=True)
         for pair in _best(question, value[chosen] + copy, item):
             number, other = int(question[pair]), int(item[pair])
             if not copy[pair] and found[number].verdict == "contaminated":

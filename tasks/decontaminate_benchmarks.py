@@ -218,11 +218,22 @@ def _item(benchmark: Benchmark, index: int, record: Record) -> Item:
 
 def _text(value: dict[str, Any], columns: Column | None) -> str:
     for column in (columns,) if isinstance(columns, str) else columns or ():
-        if (found := lookup(value, column)) is not None:
+        if (found := lookup(_opened(value, column), column)) is not None:
             if isinstance(found, list) and all(isinstance(part, str) for part in found):
                 return "\n".join(found)
             return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     return ""
+
+
+def _opened(value: dict[str, Any], column: str) -> dict[str, Any]:
+    """For `a.b` where a is an object written as JSON text, as LiveCodeBench's metadata is: the object instead."""
+    head, _, rest = column.partition(".")
+    if rest and isinstance(value.get(head), str):
+        try:
+            return value | {head: json.loads(value[head])}
+        except ValueError:
+            return value
+    return value
 
 
 def _named(columns: Column) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.decontaminate_signals import Floats, Signals
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change of a weight or a signal."""
 
 Verdict = Literal["contaminated", "suspect", "clean", "undecided"]

@@ -79,6 +79,25 @@ def heads(house):
     return {path: path.read_bytes() for path in sorted((house.root / "manifest" / "generate.t").rglob("*.json"))}
 
 
+def test_a_cancelled_parent_stops_its_workers(pool, house, server):
+    """Ctrl-C with one range at work and one queued: the worker keeps what was answered, the next run goes on there."""
+    pool.have_workers(1)
+    enough = server.when_delivered(60)
+    parent = start(pool, house)
+    assert enough.wait(120)
+    runs = [psutil.Process(pid_of(one)) for one in wait_until(lambda: held(house))]
+    parent.process.send_signal(signal.SIGINT)
+    parent.finish(130)
+    psutil.wait_procs(runs, timeout=60)
+    assert not held(house)
+    assert not any(run.is_running() for run in runs)
+    living = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]}}}
+    wait_until(lambda: not pool.flow_runs(flow_runs=living), what="no run is left at the Prefect server")
+    assert len(server.delivered) < QUESTIONS * SAMPLES
+    start(pool, house).finish()
+    check_rows(house, server, 2 * CONCURRENCY + 1)
+
+
 def test_a_killed_worker_is_replaced(pool, house, server):
     """SIGKILL of a worker and its flow run in the middle of a shard."""
     enough = server.when_delivered(60)
@@ -111,23 +130,6 @@ def test_a_killed_parent_finds_its_workers_again(pool, house, server):
     assert leases.names() == ["000-010", "011-101", "110-111"]
     assert {(leases.newest(name).term, leases.newest(name).state) for name in leases.names()} == {(1, "done")}
     assert {name: leases.newest(name).holder for name in living} == living
-
-
-def test_a_cancelled_parent_stops_its_workers(pool, house, server):
-    """Ctrl-C: the ranges are taken from the workers, which keep what was answered; the next run goes on from there."""
-    pool.have_workers(2)
-    enough = server.when_delivered(60)
-    parent = start(pool, house)
-    assert enough.wait(120)
-    runs = [psutil.Process(pid_of(one)) for one in wait_until(lambda: held(house))]
-    parent.process.send_signal(signal.SIGINT)
-    parent.finish(130)
-    psutil.wait_procs(runs, timeout=60)
-    assert not held(house)
-    assert not any(run.is_running() for run in runs)
-    assert len(server.delivered) < QUESTIONS * SAMPLES
-    start(pool, house).finish()
-    check_rows(house, server, 4 * CONCURRENCY + 2)
 
 
 def test_a_frozen_worker_changes_nothing_when_it_wakes(pool, house, server):

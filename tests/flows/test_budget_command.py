@@ -8,7 +8,11 @@ import json
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.testing.utilities import prefect_test_harness
 
+from flows.factory import factory
 from flows.inspect import kept_recipe
 from flows.run import Wish, plan
 from flows.status import recipe_status
@@ -85,3 +89,21 @@ def test_status_counts_what_unfinished_shards_hold(make_house, server, monkeypat
     house.run("generate")
     statuses = {one.step: one for one in recipe_status(plan(kept_recipe(place), place, Wish()))}
     assert statuses["generate.far"].unfinished == 0 and statuses["generate.far"].todo_because == ()
+
+
+def test_the_flow_takes_a_budget_and_shows_its_progress(server, tmp_path):
+    write_sums(tmp_path)
+    path = tmp_path / "budget.yaml"
+    path.write_text(yaml.safe_dump(recipe(server, name="far_off")))
+    with prefect_test_harness():
+        pending = factory(str(path), str(tmp_path / "workspace"), until="generate", budget={"requests": 15})
+        with get_client(sync_client=True) as client:
+            [artifact] = client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["budget-generate-far-off"]))
+            )
+            [summary] = client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["budget-summary"]))
+            )
+    assert pending == {"generate.far_off": 45} and len(server.asked) == 15
+    assert artifact.data == 25.0 and "teacher far_off, done 15" in artifact.description
+    assert "generate.far_off stopped: budget of all teachers: 15 of 15 requests: 45 requests not asked" in summary.data

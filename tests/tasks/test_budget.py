@@ -7,6 +7,7 @@ Not covered: the prices that a provider really bills.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from flows.errors import RecipeError
 from flows.recipe import budget_overrides, check_recipe
 from flows.steps import build_steps
 from tasks import generate
-from tasks.budget import Budget, allot, by_price, planned_requests, spent
+from tasks.budget import Budget, _committed, allot, by_price, missing, planned_requests, spent
 from tasks.teachers.settings import BudgetSettings, OpenAITeacherSettings
 from tasks.teachers.teacher import Reply, failed
 from tests.faults.bad_server import BadServer
@@ -362,3 +363,26 @@ def test_threads_share_a_cap_exactly():
     for thread in threads:
         thread.join()
     assert len(went) == 1000
+
+
+def test_what_a_commit_without_totals_cost_is_read_from_its_rows(house, server):
+    house.run("generate")
+    head = house.workspace.head("generate.t", house.workspace.shards[0])
+    assert _committed(house.workspace, replace(head, extra={})) == _committed(house.workspace, head)
+    assert spent(house.workspace, "generate.t").requests == 120
+
+
+def test_missing_requests_follow_commit_and_settings(house, server):
+    house.recipe["budget"] = {"requests": 50}
+    house.run("generate")
+
+    def number(**more):
+        one = house.recipe["teachers"][0] | more
+        house.recipe["teachers"] = [one]
+        context, step, _ = house.step("generate.t")
+        asks = OpenAITeacherSettings(**one)
+        return sum(missing(context.workspace, step, asks, shard) for shard in context.workspace.shards)
+
+    assert number() == 70
+    assert number(categories=["code"]) == 0
+    assert number(categories=["math"], samples=3) == 180

@@ -57,6 +57,14 @@ def test_a_data_set_saved_to_disk_stands_for_the_hub(tmp_path):
     assert benchmark_files([benchmark], tmp_path, tmp_path / "cache")
 
 
+def test_a_function_name_inside_json_text_is_read(tmp_path):
+    rows = [{"question_content": "Sort it.", "metadata": json.dumps({"func_name": "sortIt"})},
+            {"question_content": "Read stdin.", "metadata": "{}"}]  # fmt: skip
+    (tmp_path / "lcb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = load_items([Benchmark.model_validate({"name": "livecodebench", "path": "lcb.jsonl"})], tmp_path)
+    assert [item.entry_point for item in items] == ["sortIt", None]
+
+
 def test_unreadable_benchmarks_are_errors_not_clean_bills(tmp_path):
     def load(**kind):
         benchmark = Benchmark(name="b", path="b.jsonl", **kind)

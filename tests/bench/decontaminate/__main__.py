@@ -1,7 +1,7 @@
 """Decontamination: speed, and quality on real text.
 
     python tests/bench/decontaminate [--questions 1000000] [--items 20000] [--sample 20000]
-    python tests/bench/decontaminate --quality [--plant 200]
+    python tests/bench/decontaminate --quality [--copies 100] [--half report] [--vectors FOLDER]
 
 See speed.py and quality.py for what is measured. Needs ../shared/data.
 """
@@ -17,6 +17,9 @@ sys.path[:0] = [str(PROJECT), str(Path(__file__).parent)]
 
 import quality  # noqa: E402
 import speed  # noqa: E402
+from vectors import KeptVectors  # noqa: E402
+
+from tasks import decontaminate  # noqa: E402
 
 DATA = PROJECT.parent / "shared" / "data"
 
@@ -27,16 +30,21 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--sample", type=int, default=20_000)
     parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--plant", type=int, default=200, help="items of each benchmark that copies are made of")
+    parser.add_argument("--copies", type=int, default=100, help="items of each set that copies are made of")
+    parser.add_argument("--half", choices=("tune", "report", "both"), default="report")
+    parser.add_argument("--sets", nargs="+", choices=tuple(quality.FILES), default=tuple(quality.FILES))
+    parser.add_argument("--vectors", type=Path, help="folder for embeddings, the dear part, to use them again")
     options = parser.parse_args()
     if not options.quality:
         speed.run(DATA, options.questions, options.items, options.sample)
         return
+    decontaminate.embed = KeptVectors(options.vectors, quality.EMBEDDING).embed  # type: ignore[assignment]
     quality.rewordings(DATA, PROJECT / "tests" / "tasks" / "data" / "rewordings.jsonl")
-    for name in quality.FILES:
+    for name in options.sets:
         for answers in (False, True) if name in ("gsm8k", "math") else (False,):
-            quality.measure(DATA, name, options.plant, answers=answers)
-    quality.measure(DATA, "gsm8k", options.plant, answers=False, embedded=False)
+            quality.measure(DATA, name, options.copies, options.half, answers=answers)
+    if "gsm8k" in options.sets:
+        quality.measure(DATA, "gsm8k", options.copies, options.half, answers=False, embedded=False)
 
 
 if __name__ == "__main__":

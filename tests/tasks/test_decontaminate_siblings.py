@@ -1,0 +1,61 @@
+"""Proves that questions of one template are told from copies: by opposites, and by a letter, number or sign that one
+text uses more often; and that copies in other words, orders or wrappings are not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tasks.decontaminate import Benchmarks, DecontaminateSettings
+from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
+from tasks.decontaminate_planting import case_and_punctuation, names_changed, sentence_order, wrapped
+from tasks.decontaminate_siblings import opposed, sibling
+from tasks.embeddings import EmbeddingSettings, embed
+from tasks.question import normalise
+
+FIND = r"There are numbers $A$ and $B$ for which \[\frac A{x-1}+\frac B{x+1}=\frac{x+2}{x^2-1}\] for every $x$. Find "
+
+
+def test_opposites_count_only_where_each_text_has_one_side():
+    assert opposed("Is the length of the word odd?", "Is the length of the word even?")
+    assert opposed("the shortest word of a list", "the longest word of a list")
+    assert not opposed("Count the odd ones, then the even ones", "Count the odd ones")
+    assert not opposed("the largest element", "the greatest element")
+
+
+def test_a_letter_number_or_sign_that_one_text_uses_more_often_makes_siblings():
+    assert sibling(FIND + "$B$.", FIND + "$A-B$.") and sibling(FIND + "$A-B$.", FIND + "$B$.")
+    assert not sibling("Please solve this at once. " + FIND + "$B$. Show each step, A to Z.", FIND + "$B$.")
+    assert not sibling(FIND.replace("x", "t") + "$B$.", FIND + "$B$.")
+    assert not sibling("He has twenty-five eggs and eats 25.", "He has 25 eggs and eats 25.")
+
+
+@pytest.mark.parametrize("change", [case_and_punctuation, names_changed, sentence_order, wrapped])
+def test_planted_copies_of_real_items_are_no_siblings(shared, change):
+    items = load_items([Benchmark(name="m", path="math_test.json", question="problem")], shared)[1::20]
+    pairs = [(text, item.text) for item in items if (text := change(item, random.Random(1))) is not None]
+    assert len(pairs) > 20
+    assert sum(sibling(text, item) or opposed(text, item) for text, item in pairs) <= 0.02 * len(pairs)
+
+
+def test_a_sibling_is_suspect_by_the_n_gram_rule_and_by_score():
+    index = Benchmarks([Item("m", 0, FIND + "$A-B$.")], DecontaminateSettings(), EmbeddingSettings())
+    texts = [FIND + "$B$.", "Now: " + FIND + "$A-B$."]
+    found = index.check(texts, embed([normalise(text) for text in texts], EmbeddingSettings()))
+    assert [one.verdict for one in found] == ["suspect", "contaminated"]
+
+
+def test_a_benchmark_whose_own_items_are_alike_asks_for_a_higher_score():
+    towns = "Bern Lund Graz Bath Nice Cork Turku Gent Brno Porto Riga Jena".split()
+    ends = ("How many are late on Mondays?", "How many trams stand still at noon?", "Which line is the longest?",
+            "Which stop is used most?", "How many people ride them?", "What does a ticket cost?",
+            "Who drives them at night?", "When does the last one leave?", "How old are they on average?")  # fmt: skip
+    items = [Item("m", 0, f"{town} has 30 trams, 31 lines and 32 stops. {end}") for town in towns for end in ends]
+    text = "In Bern 31 stops lie on 30 trams' lines. How many of them stand still at noon, when there are 32 stops?"
+    vectors = embed([normalise(text)], EmbeddingSettings())
+    verdicts = []
+    for some in (items, items[:50]):
+        index = Benchmarks(some, DecontaminateSettings(), EmbeddingSettings())
+        verdicts.append(index.check([text], vectors)[0].verdict)
+    assert verdicts == ["suspect", "contaminated"]
