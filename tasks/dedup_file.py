@@ -27,8 +27,6 @@ from tasks.embeddings import EmbeddingSettings, embed, embedded_text, fault_of
 from tasks.errors import BadSetting
 from tasks.lexical import find_lexical_pairs
 from tasks.question import BadRecord, lookup, question_text, read_messages
-from tasks.similarity import similar_pairs
-from tasks.similarity_clusters import clustered_pairs
 from tasks.sources import Record
 from tasks.step import Progress
 
@@ -82,6 +80,9 @@ def dedup_file(open_: Open, columns: dict[str, str], rules: Rules, embedding: Em
     place = np.argsort(in_file)
     texts = _texts(open_, columns, scan.good[first])
     if rules.near:
+        from tasks.similarity import similar_pairs  # torch takes a second to import
+        from tasks.similarity_clusters import clustered_pairs
+
         with tempfile.TemporaryDirectory(prefix="dedup-") as folder:
             vectors = _vectors(texts, len(first), Path(folder), embedding, progress)
             by_hash = vectors[place]  # in the order of the hashes, so that the order of rows changes nothing

@@ -27,8 +27,6 @@ from storage.schemas import PAIRS, TABLES
 from storage.workspace import Workspace
 from tasks.embeddings import embedded_text, matrix
 from tasks.lexical import LexicalSettings, find_lexical_pairs
-from tasks.similarity import similar_pairs
-from tasks.similarity_clusters import clustered_pairs
 from tasks.similarity_forest import Pairs, spanning_forest
 from tasks.step import Context, Step, Work
 
@@ -74,6 +72,9 @@ def _pair_texts(context: Context, step: Step, work: Work, threshold: float, exac
         book = Book("text", len(known.texts), len(known.texts))
         transaction.commit("pairs", PAIRS.empty_table(), [], [book], keep=base.data(), extra=extra)
         return
+    from tasks.similarity import similar_pairs  # torch takes a second, and most commands join nothing
+    from tasks.similarity_clusters import clustered_pairs
+
     everything = np.union1d(texts, known.texts) if known else texts
     with vector_file(workspace, texts) as vectors:
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from storage.workspace import ALL
-from tasks import pairs, similarity_clusters
+from tasks import pairs, similarity, similarity_clusters
 from tasks.similarity import similar_pairs
 from tasks.similarity_clusters import clustered_pairs
 
@@ -38,7 +38,7 @@ def compared(monkeypatch):
         found.append(len(vectors) if new is None else int(new.sum()))
         return similar_pairs(vectors, threshold, new=new, **more)
 
-    monkeypatch.setattr(pairs, "similar_pairs", watched)
+    monkeypatch.setattr(similarity, "similar_pairs", watched)
     return found
 
 
