@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,10 @@ from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
 from tasks.decontaminate_code import asks_for_code, prose
 from tasks.decontaminate_decision import CLEAN, VERSION, Contamination, scores
 from tasks.decontaminate_judge import ContaminationJudge, ContaminationJudgeSettings
-from tasks.decontaminate_nearest import above_others, nearest
-from tasks.decontaminate_ngrams import Hits, NgramIndex, covered
-from tasks.decontaminate_siblings import LITERAL, opposed, sibling
+from tasks.decontaminate_nearest import ItemMatrix, above_others
+from tasks.decontaminate_ngrams import NgramIndex
+from tasks.decontaminate_pairs import Pairs, best_of_each, cover, spread
+from tasks.decontaminate_siblings import opposed, renamed, sibling
 from tasks.decontaminate_signals import ItemSignals
 from tasks.decontaminate_text import Ints, Terms, normal_text, read_terms
 from tasks.embeddings import EmbeddingSettings, Vectors, embed
@@ -45,7 +46,7 @@ MOST_CHARS = 200_000
 """Of a longer text the first so many characters are compared."""
 
 
-SELF_FLAGS = 0.004
+SELF_FLAGS = 0.003
 """Share of a benchmark's own items that may score with another of its items as copies do: gives its threshold."""
 CALIBRATED, FEWEST_TO_CALIBRATE = 2000, 100
 """About so many items are compared; a smaller benchmark takes `contaminated` as it is."""
@@ -85,19 +86,6 @@ class DecontaminateSettings(Settings):
         return self.as_json(exclude={"judge"}) | {"judge": judge, "decision": VERSION}
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Candidates, by question and then item."""
-
-    question: Ints
-    item: Ints
-    cosine: Any
-    above: Any
-    item_share: Any
-    question_share: Any
-    runs: Any
-
-
 class Benchmarks:
     """All items of all benchmarks, indexed for the rules that are on."""
 
@@ -106,6 +94,7 @@ class Benchmarks:
         self._settings, self._embedding = settings, embedding
         texts = [normal_text(item.text) for item in items]
         self._exact = {hash_text(text): number for number, text in reversed(list(enumerate(texts)))}
+        self._exact_letters = {_letters(item.text) for item in items}
         self._terms = read_terms([item.text for item in items])
         distinct = np.unique(np.array(texts, dtype=object), return_inverse=True)[1] if texts else np.zeros(0, np.int64)
         entries = read_terms([item.code.entry if item.is_code else "" for item in items])
@@ -116,6 +105,7 @@ class Benchmarks:
         self._benchmark = np.unique([item.benchmark for item in items], return_inverse=True)[1]
         self._code = np.flatnonzero(self._signals.code)
         self._views: tuple[Any, Any] | None = None
+        self._matrix: ItemMatrix | None = None
         self._thresholds: dict[bool, Any] = {}
         self._judge = ContaminationJudge(settings.judge) if settings.judge else None
 
@@ -145,19 +135,19 @@ class Benchmarks:
             self._by_cosine(found, pairs)
             self._by_ngram(found, texts, terms, pairs)
         for number, text in enumerate(texts):
-            item = self._exact.get(hash_text(normal_text(text)))
+            item = self._exact.get(hash_text(normal_text(text))) if _letters(text) in self._exact_letters else None
             if item is not None:
                 found[number] = Contamination("contaminated", "benchmark_exact", 1.0, None, item, (text[:300],))
         return found
 
-    def _candidates(self, texts: Sequence[str], terms: Terms, vectors: Vectors | None) -> _Pairs:
+    def _candidates(self, texts: Sequence[str], terms: Terms, vectors: Vectors | None) -> Pairs:
         """Pairs that share a long run, rare short runs, a function name, or are near by cosine."""
         size = len(self.items)
         long, short, names = self._ngrams.search(terms)
-        item_keys, item_terms = _cover(long, long.item_at, size)
-        question_keys, question_terms = _cover(long, long.at, size)
-        run_keys, run_terms = _cover(short, short.item_at, size)
-        run_other = _cover(short, short.at, size)[1]
+        item_keys, item_terms = cover(long, long.item_at, size)
+        question_keys, question_terms = cover(long, long.at, size)
+        run_keys, run_terms = cover(short, short.item_at, size)
+        run_other = cover(short, short.at, size)[1]
         enough = run_terms >= 5 + LEAST_RUNS
         name_keys = np.unique(names.question * size + names.item)
         near_keys, near_cosine, near_above = self._near(texts, vectors)
@@ -166,23 +156,24 @@ class Benchmarks:
         question, item = np.divmod(keys, size)
         of_item = np.maximum(self._terms.lengths[item], 1)
         of_question = np.maximum(terms.lengths[question], 1)
-        cosine, above = _spread(keys, near_keys, near_cosine), _spread(keys, near_keys, near_above)
+        cosine, above = spread(keys, near_keys, near_cosine), spread(keys, near_keys, near_above)
         if vectors is not None:
             self._fill_cosines(question, item, vectors, cosine)
-        return _Pairs(
+        return Pairs(
             question, item, cosine, above,
-            np.nan_to_num(_spread(keys, item_keys, item_terms)) / of_item,
-            np.nan_to_num(_spread(keys, question_keys, question_terms)) / of_question,
-            np.nan_to_num(np.maximum(_spread(keys, run_keys, run_terms) / of_item,
-                                     _spread(keys, run_keys, run_other) / of_question)),
+            np.nan_to_num(spread(keys, item_keys, item_terms)) / of_item,
+            np.nan_to_num(spread(keys, question_keys, question_terms)) / of_question,
+            np.nan_to_num(np.maximum(spread(keys, run_keys, run_terms) / of_item,
+                                     spread(keys, run_keys, run_other) / of_question)),
         )  # fmt: skip
 
     def _near(self, texts: Sequence[str], vectors: Vectors | None) -> tuple[Ints, Any, Any]:
         """(keys, cosines, cosines above the next items) of the nearest items; the last is 0 where it has no meaning."""
         if vectors is None:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
-        whole, _ = self._item_vectors()
-        question, item, cosine = nearest(vectors, whole, self._settings.nearest, FLOOR)
+        if self._matrix is None:
+            self._matrix = ItemMatrix(self._item_vectors()[0])
+        question, item, cosine = self._matrix.nearest(vectors, self._settings.nearest, FLOOR)
         keys, above = question * len(self.items) + item, np.zeros(len(item))
         order = np.argsort(keys)
         item, keys, cosine = item[order], keys[order], cosine[order]
@@ -259,7 +250,7 @@ class Benchmarks:
         signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
                                         pairs.runs, answers)  # fmt: skip
         other = self._distinct[chosen[pairs.question]] != self._distinct[pairs.item]
-        literal = np.fmax(pairs.runs, np.maximum(pairs.item_share, pairs.question_share)) >= LITERAL
+        literal = pairs.literal()
         best = np.full((2, len(chosen)), NO_SCORE)
         unknown = replace(signals, answer=np.zeros_like(signals.answer))
         for row, value in enumerate((scores(unknown), scores(signals))):
@@ -276,7 +267,7 @@ class Benchmarks:
         other = self.items[item].text
         return not (opposed(text, other) or (literal and not self._signals.code[item] and sibling(text, other)))
 
-    def _by_score(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: _Pairs,
+    def _by_score(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: Pairs,
                   answers: Sequence[str | None] | None, *, embedded: bool) -> None:  # fmt: skip
         settings = self._settings
         if not settings.signals:
@@ -285,13 +276,15 @@ class Benchmarks:
                                         pairs.runs, answers)  # fmt: skip
         value = scores(signals)
         cuts = self._cuts(embedded=embedded)[(signals.answer != 0).astype(int), self._benchmark[pairs.item]]
-        literal = np.fmax(pairs.runs, np.maximum(pairs.item_share, pairs.question_share)) >= LITERAL
-        for pair in _best(pairs.question, value - cuts, pairs.item):
+        literal = pairs.literal()
+        for pair in best_of_each(pairs.question, value - cuts, pairs.item):
             if value[pair] >= settings.suspect:
                 item = int(pairs.item[pair])
-                contaminated = value[pair] >= cuts[pair] and self._alike(
-                    texts[int(pairs.question[pair])], item, literal=literal[pair]
+                text = texts[int(pairs.question[pair])]
+                enough = value[pair] >= cuts[pair] or (
+                    value[pair] >= settings.contaminated and literal[pair] and renamed(text, self.items[item].text)
                 )
+                contaminated = enough and self._alike(text, item, literal=literal[pair])
                 found[int(pairs.question[pair])] = Contamination(
                     "contaminated" if contaminated else "suspect", "benchmark_signals", float(value[pair]),
                     round(float(cuts[pair]), 3) if contaminated else settings.suspect, item,
@@ -299,12 +292,12 @@ class Benchmarks:
                     tuple(signals.row(int(pair)).items()),
                 )  # fmt: skip
 
-    def _by_cosine(self, found: list[Contamination], pairs: _Pairs) -> None:
+    def _by_cosine(self, found: list[Contamination], pairs: Pairs) -> None:
         threshold = self._settings.similarity
         if threshold is None:
             return
         value = np.round(np.nan_to_num(pairs.cosine), 3)
-        for pair in _best(pairs.question, value, pairs.item):
+        for pair in best_of_each(pairs.question, value, pairs.item):
             if value[pair] > threshold:
                 question, item = int(pairs.question[pair]), int(pairs.item[pair])
                 found[question] = Contamination(
@@ -312,7 +305,7 @@ class Benchmarks:
                     (self.items[item].text[:300],), (("cosine", float(value[pair])),),
                 )  # fmt: skip
 
-    def _by_ngram(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: _Pairs) -> None:
+    def _by_ngram(self, found: list[Contamination], texts: Sequence[str], terms: Terms, pairs: Pairs) -> None:
         threshold = self._settings.coverage
         value = np.round(np.minimum(np.maximum(pairs.item_share, pairs.question_share), 1.0), 3)
         chosen = np.flatnonzero(value >= threshold)
@@ -322,9 +315,11 @@ class Benchmarks:
         _, numbers, contained = self._signals.agreement(terms, question, item)
         same_formulas = self._signals.formulas(texts, question, item, ~self._signals.code[item])
         copy = (contained >= CONTAINED) & (same_formulas >= SAME_FORMULAS)
-        for pair in np.flatnonzero(copy):
-            copy[pair] = self._alike(texts[int(question[pair])], int(item[pair]), literal=True)
-        for pair in _best(question, value[chosen] + copy, item):
+        for pair in range(len(question)):
+            text, other = texts[int(question[pair])], int(item[pair])
+            copy[pair] |= renamed(text, self.items[other].text)
+            copy[pair] = copy[pair] and self._alike(text, other, literal=True)
+        for pair in best_of_each(question, value[chosen] + copy, item):
             number, other = int(question[pair]), int(item[pair])
             if not copy[pair] and found[number].verdict == "contaminated":
                 continue
@@ -376,24 +371,9 @@ CONTAINED, SAME_FORMULAS = 0.93, 0.5
 else it may be the same template with other numbers or another question about the same facts."""
 
 
-def _cover(hits: Hits, places: Ints, size: int) -> tuple[Ints, Ints]:
-    return covered(hits.question * size + hits.item, places, hits.length)
-
-
-def _spread(keys: Ints, known: Ints, values: Any) -> Any:
-    """Values by key where known, else NaN."""
-    found = np.full(len(keys), np.nan)
-    if len(known):
-        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        here = known[place] == keys
-        found[here] = values[place[here]]
-    return found
-
-
-def _best(question: Ints, value: Any, item: Ints) -> Ints:
-    """The pair with the highest value of each question; ties go to the smaller item."""
-    order = np.lexsort((item, -value, question))
-    return order[np.unique(question[order], return_index=True)[1]]
+def _letters(text: str) -> str:
+    """Equal wherever `normal_text` is, and a tenth of its time."""
+    return "".join(text.lower().rstrip(" \t\r\n.?:").split())
 
 
 @lru_cache(maxsize=4)

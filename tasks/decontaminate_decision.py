@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.decontaminate_signals import Floats, Signals
 
-VERSION = 2
+VERSION = 3
 """Raise it with every change of a weight or a signal."""
 
 Verdict = Literal["contaminated", "suspect", "clean", "undecided"]

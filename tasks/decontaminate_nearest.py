@@ -1,8 +1,8 @@
 """The nearest benchmark items of each question by cosine, by matrix products in blocks; never N × M in memory.
 
-A bf16 product (fast where the processor has AMX or bf16 units) finds what may be near; its error is below MARGIN, and
-what it finds is computed again in fp64, so that the last
-digits don't depend on the block. All items at or above the floor compete; ties go to the smaller item number.
+A product in bf16 where the processor is fast at it, else in fp32, finds what may be near; its error is below MARGIN,
+and what it finds is computed again in fp64, so that the last digits don't depend on the block. All items at or above
+the floor compete; ties go to the smaller item number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tasks.decontaminate_text import Ints
 
-BLOCK = 2048
+BLOCK = 1024
 MARGIN = 4e-3
 SPARE = 3
 """Items kept beyond those asked for, since bf16 may have their order wrong."""
@@ -24,36 +24,52 @@ NEXT = 10
 Cosines = npt.NDArray[np.float64]
 
 
-def nearest(
-    questions: npt.NDArray[Any], items: npt.NDArray[Any], count: int, floor: float
-) -> tuple[Ints, Ints, Cosines]:
-    """(question, item, cosine) of the `count` nearest items with cosine ≥ floor, by question.
+class ItemMatrix:
+    """The items' vectors, made ready once for all batches of questions."""
 
-    `questions` (n, d) and `items` (m, d) are unit vectors.
-    """
-    import torch  # slow to import
+    def __init__(self, items: npt.NDArray[Any]) -> None:
+        """`items` (m, d) are unit vectors."""
+        import torch  # slow to import
 
-    columns = torch.from_numpy(np.ascontiguousarray(items, np.float32)).bfloat16().T.contiguous()
-    exact = np.asarray(items, np.float64)
-    found: list[tuple[Ints, Ints, Cosines]] = []
-    for top in range(0, len(questions), BLOCK):
-        block = np.ascontiguousarray(questions[top : top + BLOCK], np.float32)
-        products = torch.from_numpy(block).bfloat16() @ columns
-        flat = np.flatnonzero((products >= floor - MARGIN).numpy())
-        if not len(flat):
-            continue
-        row, item = np.divmod(flat, len(items))
-        about = products.flatten()[torch.from_numpy(flat)].float().numpy()
-        row, item = _first(row, item, about, count + SPARE)
-        cosine = np.minimum(np.einsum("ij,ij->i", block[row].astype(np.float64), exact[item]), 1.0)
+        from tasks.similarity_sketch import low_precision_pays
+
+        self._vectors = np.asarray(items)
+        self._kind = torch.bfloat16 if low_precision_pays(torch.device("cpu")) else torch.float32
+        self._rows = torch.from_numpy(np.ascontiguousarray(items, np.float32)).to(self._kind)
+
+    def nearest(self, questions: npt.NDArray[Any], count: int, floor: float) -> tuple[Ints, Ints, Cosines]:
+        """(question, item, cosine) of the `count` nearest items with cosine ≥ floor, by question.
+
+        `questions` (n, d) are unit vectors; 0 < floor ≤ 1.
+        """
+        import torch
+
+        room = torch.empty((BLOCK, len(self._vectors)), dtype=self._kind)  # fresh memory costs as much as the product
+        found = [self._of_block(questions[top : top + BLOCK], top, count, floor, room)
+                 for top in range(0, len(questions), BLOCK)]  # fmt: skip
+        if not found:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        row, item, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+        return row, item, cosine
+
+    def _of_block(self, block: npt.NDArray[Any], top: int, count: int, floor: float,
+                  room: Any) -> tuple[Ints, Ints, Cosines]:  # fmt: skip
+        import torch
+
+        from tasks.similarity import scan
+
+        block = np.ascontiguousarray(block, np.float32)
+        products = torch.mm(torch.from_numpy(block).to(self._kind), self._rows.T, out=room[: len(block)])
+        hits = scan(products, floor - MARGIN, products.numel())
+        assert hits is not None
+        row, item = hits
+        row, item = _first(row, item, products[row, item].float().numpy(), count + SPARE)
+        exact = self._vectors[item].astype(np.float64)
+        cosine = np.minimum(np.einsum("ij,ij->i", block[row].astype(np.float64), exact), 1.0)
         near = cosine >= floor
         row, item, cosine = row[near], item[near], cosine[near]
         order = _order(row, item, cosine, count)
-        found.append((row[order] + top, item[order], cosine[order]))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    row, item, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
-    return row, item, cosine
+        return row[order] + top, item[order], cosine[order]
 
 
 def _first(row: Ints, item: Ints, value: Cosines, count: int) -> tuple[Ints, Ints]:

@@ -60,7 +60,9 @@ def names_changed(item: Item, rng: random.Random) -> str | None:
     for old, new in zip(found, rng.sample(NAMES, len(NAMES)), strict=False):
         text = re.sub(rf"\b{old}\b", new, text)
     if not found and "$" in item.text:
-        text = re.sub(r"(?<![A-Za-z\\])([xyn])(?![A-Za-z])", lambda m: {"x": "t", "y": "u", "n": "k"}[m[1]], text)
+        free = [one for one in "tukvwpqmhjrcd" if not re.search(rf"(?<![A-Za-z\\]){one}(?![A-Za-z])", text)]
+        letters = dict(zip("xyn", free, strict=False)) if len(free) >= 3 else {}
+        text = re.sub(r"(?<![A-Za-z\\])([xyn])(?![A-Za-z])", lambda match: letters.get(match[1], match[1]), text)
     return text if text != item.text else None
 
 

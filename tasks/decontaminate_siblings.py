@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import combinations
 
 from tasks.decontaminate_text import MARKUP, NUMBERS, TENS, UNITS, stem
 
-_SIDES = (
+_SIDES: tuple[tuple[str, str], ...] = (
+    *combinations(["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"], 2),
     ("even", "odd"),
     ("left", "right"),
     ("first", "last"),
@@ -33,10 +35,12 @@ _SIDES = (
     ("sin sine cos cosine", "tan tangent"),
 )
 OPPOSITES = tuple(tuple(frozenset(stem(word) for word in side.split()) for side in pair) for pair in _SIDES)
-PART = re.compile(r"[a-z]+|\d+(?:\.\d+)?|[+=<>]|(?<![a-z]{2})-(?![a-z]{2})")
+PART = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[+=<>]|(?<![A-Za-z]{2})-(?![A-Za-z]{2})")
 LITERAL = 0.6
 """Share of shared runs from which two texts are the same writing, so that small differences mean something."""
 RUN = 5
+FEWEST_WORDS = 8
+"""Different words and numbers of an item from which their all being there says something."""
 LONGEST = 20_000
 
 
@@ -54,8 +58,23 @@ def opposed(question: str, item: str) -> bool:
 def sibling(question: str, item: str) -> bool:
     """Of two texts that are nearly one writing: does one use a letter, number or sign of both more often?
 
-    What stands before and after the item in the question is left out.
+    What stands before and after the item in the question is left out. Both with case (x may be t, and X stay) and
+    without (a copy may be in capitals).
     """
+    mine, theirs = question[:LONGEST], item[:LONGEST]
+    return _unequal(mine.lower(), theirs.lower()) and _unequal(mine, theirs)
+
+
+def renamed(question: str, item: str) -> bool:
+    """Whether the question holds all of the item's words and numbers but those with a capital, which may be names."""
+    mine, theirs = (
+        {part for part in _parts(text[:LONGEST]) if not part[0].isupper() and (len(part) > 1 or part.isdigit())}
+        for text in (question, item)
+    )
+    return len(theirs) >= FEWEST_WORDS and theirs <= mine
+
+
+def _unequal(question: str, item: str) -> bool:
     theirs = _parts(item)
     mine = _inside(_parts(question), theirs)
     count, other = Counter(mine), Counter(theirs)
@@ -66,7 +85,7 @@ def sibling(question: str, item: str) -> bool:
     )
 
 
-_LOOSE = frozenset({"a", "i", "s", "t", "1", "2"})
+_LOOSE = frozenset(["a", "i", "s", "t", "A", "I", "S", "T", "1", "2"])
 """Words, endings and numbers of steps, as often as not."""
 _SPELT = {word: f"{value:g}" for word, value in NUMBERS.items()}
 UNIT_WORDS = frozenset(UNITS.split()[1:10])
@@ -75,8 +94,8 @@ _TENS = frozenset(f"{value:g}" for value in TENS.values())
 
 def _parts(text: str) -> list[str]:
     found: list[str] = []
-    for part in PART.findall(text[:LONGEST].lower()):
-        value = _SPELT.get(part, part)
+    for part in PART.findall(text):
+        value = _SPELT.get(part.lower(), part)
         if found and part in UNIT_WORDS and found[-1] in _TENS:
             found[-1] = str(int(found[-1]) + int(value))
         elif part not in MARKUP:

@@ -10,7 +10,7 @@ import pytest
 from tasks.decontaminate import Benchmarks, DecontaminateSettings
 from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
 from tasks.decontaminate_planting import case_and_punctuation, names_changed, sentence_order, wrapped
-from tasks.decontaminate_siblings import opposed, sibling
+from tasks.decontaminate_siblings import opposed, renamed, sibling
 from tasks.embeddings import EmbeddingSettings, embed
 from tasks.question import normalise
 
@@ -31,6 +31,15 @@ def test_a_letter_number_or_sign_that_one_text_uses_more_often_makes_siblings():
     assert not sibling("He has twenty-five eggs and eats 25.", "He has 25 eggs and eats 25.")
 
 
+def test_only_words_with_a_capital_may_be_missing_from_a_renamed_copy():
+    item = "In Duck Creek each plate has one letter and 4 digits. How many plates are possible?"
+    assert renamed(
+        "Answer this. In Chiara Noor each plate has one letter and 4 digits. How many plates are possible?", item
+    )
+    assert not renamed(item.replace("4", "5"), item) and not renamed(item.replace("plate ", "sign "), item)
+    assert not renamed("Find x: Sum of a and b", "Find x: Sum of a and b")
+
+
 @pytest.mark.parametrize("change", [case_and_punctuation, names_changed, sentence_order, wrapped])
 def test_planted_copies_of_real_items_are_no_siblings(shared, change):
     items = load_items([Benchmark(name="m", path="math_test.json", question="problem")], shared)[1::20]
@@ -47,7 +56,7 @@ def test_a_sibling_is_suspect_by_the_n_gram_rule_and_by_score():
 
 
 def test_a_benchmark_whose_own_items_are_alike_asks_for_a_higher_score():
-    towns = "Bern Lund Graz Bath Nice Cork Turku Gent Brno Porto Riga Jena".split()
+    towns = ["Bern", "Lund", "Graz", "Bath", "Nice", "Cork", "Turku", "Gent", "Brno", "Porto", "Riga", "Jena"]
     ends = ("How many are late on Mondays?", "How many trams stand still at noon?", "Which line is the longest?",
             "Which stop is used most?", "How many people ride them?", "What does a ticket cost?",
             "Who drives them at night?", "When does the last one leave?", "How old are they on average?")  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.decontaminate_code import asks_for_code, example_values, name_parts, prose
-from tasks.decontaminate_nearest import nearest
+from tasks.decontaminate_nearest import ItemMatrix
 from tasks.decontaminate_ngrams import covered
 from tasks.decontaminate_signals import answer_key, formulas, has_formulas, same_formulas
 from tasks.decontaminate_text import read_terms
@@ -72,7 +72,7 @@ def test_the_nearest_are_exact_and_ties_go_to_the_smaller_number():
     made = np.random.default_rng(3).standard_normal((500, 32))
     items = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
     items[400] = items[17]
-    row, item, cosine = nearest(items[:50], items, 3, 0.2)
+    row, item, cosine = ItemMatrix(items).nearest(items[:50], 3, 0.2)
     full = items[:50].astype(np.float64) @ items.astype(np.float64).T
     for number in range(50):
         wanted = [place for place in np.lexsort((np.arange(500), -full[number])) if full[number, place] >= 0.2][:3]

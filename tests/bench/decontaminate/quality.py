@@ -2,11 +2,12 @@
 
 The benchmark is the odd items; copies are planted of them, and the rest are the even items of the same set (the same
 source, so as like as training questions get), for HumanEval all of MBPP. Everything is split once more by the hash of
-the item's text: thresholds and rules were last set on the half `tune`, figures are those of the half `report`.
-The weights of the score are older and have seen both halves.
+the item's text: rules and thresholds were set on the half `tune`, figures are those of the half `report`. That half is
+not untouched: the weights and the rule for siblings have seen it, and it was measured once before the last changes.
 
-MATH and MBPP hold some items twice, in other words. `known_copies.json` lists the pairs (rest, item) that a reader of flagged
-pairs found to be the same task; false flags are printed with and without them. What the reader passed over is false.
+MATH and MBPP hold some items twice, in other words. `known_copies.json` lists pairs (rest, item) that the model which
+wrote the rules read as one task, among those that were flagged; false flags are printed with and without them. Any
+other flag counts as false.
 Beside it, in the same run: the rule cosine ≥ 0.8 alone, the usual one for rewordings.
 """
 
