@@ -8,38 +8,28 @@ settled: that question has no label. Labels change nothing by themselves; tasks/
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from storage.fingerprint import hash_text
-from storage.manifest import Book, Inputs
-from storage.schemas import LABELS
 from storage.workspace import Workspace
-from tasks.generate import open_teacher
+from tasks.asked import AskedShard, asking_step, extra_body, request_about
 from tasks.label_prompt import RESPONSE_FORMAT, label_messages, prompt_identity, read_labels
 from tasks.plan import model_revision
 from tasks.settings import Settings
 from tasks.step import ASKED_FOR, Context, Step, Work
-from tasks.teachers.replay import replay_files
 from tasks.teachers.settings import (
     OpenAITeacherSettings,
     ReplayTeacherSettings,
-    TeacherBase,
     TeacherSettings,
-    TransformersTeacherSettings,
     VLLMTeacherSettings,
-    request_hash,
 )
 from tasks.teachers.teacher import Reply, Request, Teacher
 
 VERSION = "1"
-COMMIT_EVERY_S = 30.0
 DEFAULT_SAMPLING = {"temperature": 0.0, "max_tokens": 1024}
 GUIDED = (OpenAITeacherSettings, VLLMTeacherSettings)
 """engines that take a JSON schema; a server that refuses it is asked without"""
@@ -56,27 +46,19 @@ class LabelSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """What the labels depend on."""
         teacher = self.teacher
-        extra = teacher.extra_body if isinstance(teacher, GUIDED) else {}
         source = [teacher.columns, teacher.format] if isinstance(teacher, ReplayTeacherSettings) else None
         return {"labeller": teacher.name, "revision": model_revision(teacher), "prompt": prompt_identity(),
-                "sampling": self.sampling(), "extra_body": extra, "source": source}  # fmt: skip
+                "sampling": self.sampling(), "extra_body": extra_body(teacher), "source": source}  # fmt: skip
 
 
 def label_step(settings: LabelSettings, base: Path) -> Step:
     """The step `label`; `base` is the recipe's folder."""
-    teacher = settings.teacher
 
-    def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        with open_teacher(teacher, base, context) as engine:
-            labeller = _Labeller(engine, isinstance(teacher, GUIDED))
-            for one in work:
-                _Shard(context, step, one, settings).run(labeller)
+    def begin(engine: Teacher) -> Callable[[Context, Step, Work], None]:
+        return partial(_label_shard, settings, _Labeller(engine, isinstance(settings.teacher, GUIDED)))
 
-    def files(cache: Path) -> dict[str, str]:
-        return replay_files(teacher, base, cache) if isinstance(teacher, ReplayTeacherSettings) else {}
-
-    return Step("label", "curate", "shard", VERSION, settings.identity(), ("ingest", "screen", "dedup"), run, files,
-                exclusive=isinstance(teacher, (TransformersTeacherSettings, VLLMTeacherSettings)))  # fmt: skip
+    return asking_step("label", VERSION, settings.identity(), ("ingest", "screen", "dedup"), settings.teacher, base,
+                       begin)  # fmt: skip
 
 
 def survivors(workspace: Workspace, shard: str, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,80 +94,36 @@ class _Labeller:
             yield reply
 
 
-class _Shard:
-    """The work on one shard."""
+def _label_shard(settings: LabelSettings, labeller: _Labeller, context: Context, step: Step, work: Work) -> None:
+    shard = AskedShard(context, step, work, "labels", "label_id")
+    teacher, revision, sampling = settings.teacher, model_revision(settings.teacher), settings.sampling()
+    version = f"{revision}; label prompt {prompt_identity()}"
+    questions = {row["question_id"]: row for row in survivors(context.workspace, work.shard, ["messages", "category"])}
+    requests = {
+        identity: request_about("label", identity, label_messages(row["messages"]), sampling, teacher, revision)
+        for identity, row in questions.items()
+    }
+    stands = ("labelled",) if work.why == ASKED_FOR else ("labelled", "unreadable", "refused")
 
-    def __init__(self, context: Context, step: Step, work: Work, settings: LabelSettings) -> None:
-        self._context, self._step, self._settings = context, step, settings
-        self._transaction = context.begin(step, work)
-        teacher: TeacherBase = settings.teacher
-        self._revision = model_revision(teacher)
-        self._version = f"{self._revision}; label prompt {prompt_identity()}"
-        self._questions = {
-            row["question_id"]: row for row in survivors(context.workspace, work.shard, ["messages", "category"])
-        }
-        self._requests = {one.question_id: one for one in map(self._request, self._questions.values())}
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._take_over(work)
+    def keep(row: dict[str, Any]) -> dict[str, Any] | None:
+        if row["status"] not in stands:
+            return None
+        return row | {"given_category": questions[row["question_id"]]["category"]}
 
-    def _request(self, question: dict[str, Any]) -> Request:
-        messages, sampling = label_messages(question["messages"]), self._settings.sampling()
-        teacher = self._settings.teacher
-        asked = request_hash(messages, sampling, teacher.extra_body if isinstance(teacher, GUIDED) else {})
-        identity = hash_text("label", question["question_id"], teacher.name, self._revision, asked)
-        seed = int(identity[:8], 16) >> 1 if teacher.seeds else None
-        return Request(identity, question["question_id"], 0, messages, sampling, seed)
-
-    def _take_over(self, work: Work) -> None:
-        """Keep what was answered to the same request; replayed labels are read again when their files change."""
-        base = self._transaction.base
-        if base is None or _source(base.inputs) != _source(work.inputs):
-            return
-        stands = ("labelled",) if work.why == ASKED_FOR else ("labelled", "unreadable", "refused")
-        for row in self._context.workspace.read(self._step.key, work.shard, "labels").to_pylist():
-            request = self._requests.get(row["question_id"])
-            if request and request.response_id == row["label_id"] and row["status"] in stands:
-                given = self._questions[row["question_id"]]["category"]
-                self._rows[row["question_id"]] = row | {"given_category": given}
-
-    def run(self, labeller: _Labeller) -> None:
-        missing = [one for identity, one in self._requests.items() if identity not in self._rows]
-        self._context.progress.expect(self._step.key, len(missing))
-        asked = {one.response_id: one.question_id for one in missing}
-        last = time.monotonic()
-        for reply in labeller.ask(missing) if missing else ():
-            identity = asked[reply.response_id]
-            self._rows[identity] = self._row(identity, reply)
-            self._context.progress.advance(self._step.key, 1)
-            if time.monotonic() - last > COMMIT_EVERY_S:
-                self._commit()
-                last = time.monotonic()
-        self._commit()
-
-    def _row(self, identity: str, reply: Reply) -> dict[str, Any]:
+    def answered(question: str, reply: Reply) -> dict[str, Any]:
         labels = read_labels(reply.answer_content) if reply.error is None else None
         status = "labelled" if labels else "unreadable"
         if reply.error is not None:
             status = "refused" if reply.error_kind == "refused" else "infra_error"
         category, difficulty = labels or (None, None)
         return {
-            "question_id": identity, "label_id": reply.response_id, "category": category, "difficulty": difficulty,
-            "given_category": self._questions[identity]["category"], "status": status,
-            "labeller": self._settings.teacher.name, "labeller_version": self._version,
+            "question_id": question, "label_id": reply.response_id, "category": category, "difficulty": difficulty,
+            "given_category": questions[question]["category"], "status": status, "labeller": teacher.name,
+            "labeller_version": version,
             "reply": reply.error if reply.error is not None else (reply.answer_content or "")[:1000],
         }  # fmt: skip
 
-    def _commit(self) -> None:
-        """What isn't answered yet, or failed, is pending."""
-        settled = sum(row["status"] != "infra_error" for row in self._rows.values())
-        book = Book("question", len(self._questions), settled, {}, len(self._questions) - settled)
-        rows = sorted(self._rows.values(), key=lambda row: row["question_id"])
-        self._transaction.commit("labels", pa.Table.from_pylist(rows, schema=LABELS), [], [book])
-
-
-def _source(inputs: Inputs) -> tuple[Any, ...]:
-    """Where replayed labels are read from."""
-    return inputs.files, inputs.settings.get("source")
+    shard.run(requests, keep, labeller.ask, answered)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_a_run_that_breaks_off_keeps_the_labels_it_has(house, labeller, monkeypa
             raise KeyboardInterrupt
         return read_labels(reply)
 
-    monkeypatch.setattr("tasks.label.COMMIT_EVERY_S", -1.0)
+    monkeypatch.setattr("tasks.asked.COMMIT_EVERY_S", -1.0)
     monkeypatch.setattr("tasks.label.read_labels", broken)
     with pytest.raises(KeyboardInterrupt):
         house.run("curate")

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from storage.database import open_views
-from tasks import rewrite
+from tasks import asked
 from tasks.plan import planned
 from tasks.question import question_id
 from tasks.teachers.settings import ReplayTeacherSettings
@@ -50,7 +50,7 @@ def house(make_house, monkeypatch):
     house.write("sums.jsonl", [{"question": text, "ground_truth": "5", "metadata": {}} for text in QUESTIONS])
     house.write("a.jsonl", [{"question": text, "response": "\\boxed{5}"} for text in QUESTIONS])
     house.asked, house.fate = [], {}
-    monkeypatch.setattr(rewrite, "open_teacher", lambda *_: Rewriter(house.fate, house.asked))
+    monkeypatch.setattr(asked, "open_teacher", lambda *_: Rewriter(house.fate, house.asked))
     return house
 
 
@@ -132,7 +132,7 @@ def test_held_out_questions_and_other_categories_keep_their_words(house):
 def test_a_replayed_rewriting_is_read_again_when_its_file_changes(house, monkeypatch):
     from tasks.generate import open_teacher
 
-    monkeypatch.setattr(rewrite, "open_teacher", open_teacher)
+    monkeypatch.setattr(asked, "open_teacher", open_teacher)
     house.recipe["curate"]["rewrite"]["teacher"] = {"name": "w", "engine": "replay", "path": "w.jsonl"}
     for text in ("2 and 3: their sum?", "The sum of 2 and 3?"):
         house.write("w.jsonl", [{"question": "Add 2 and 3.", "response": text}])
