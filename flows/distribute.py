@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -93,8 +93,8 @@ class Sent:
     """the spell that ended before the range was done, until it is known what that cost"""
 
 
-def check_deployment(name: str) -> str:
-    """The work pool that the deployment's runs go to. Raises UsageError if there is no server or no deployment."""
+def check_deployment(name: str) -> None:
+    """Raises UsageError if there is no server or no deployment."""
     if not PREFECT_API_URL.value():
         raise UsageError(
             "runner.kind prefect: workers need a Prefect server: start one (prefect server start) and set "
@@ -102,13 +102,12 @@ def check_deployment(name: str) -> str:
         )
     with get_client(sync_client=True) as client:
         try:
-            pool = client.read_deployment_by_name(name).work_pool_name
+            client.read_deployment_by_name(name)
         except (ObjectNotFound, ValueError) as fault:
             raise UsageError(
                 f"runner.deployment: the Prefect server has no deployment {name}; make it from the project's root: "
                 "prefect --no-prompt deploy --prefect-file deploy/prefect.yaml --name gpu"
             ) from fault
-    return pool or ""
 
 
 def distribute(
@@ -146,7 +145,7 @@ class Parent:
         recipe = self.loaded.recipe
         self._limited = {f"generate.{one.name}" for one in recipe.teachers if recipe.budget or one.budget}
         self._failed: list[str] = []
-        self._warned = False
+        self._warned = self._away = False
         self._began = datetime.now(UTC)
 
     def _blocks(self, one: Range) -> Iterable[Sent]:
@@ -276,11 +275,9 @@ class Parent:
 
     def _settle(self, one: Sent, now: float) -> None:
         """It is known now what a broken spell cost."""
-        spell = one.broken
-        assert spell is not None
+        assert one.broken is not None
         lost = now - one.last_s
-        self.spells.append(Spell(spell.step, spell.range, spell.term, spell.holder, spell.seconds, spell.answered,
-                                 spell.ended, round(lost, 1)))  # fmt: skip
+        self.spells.append(replace(one.broken, lost_s=round(lost, 1)))
         self.tell(f"{one.step.key} {one.name} is at work again: {lost:.1f} s lost")
         one.broken = None
 
@@ -320,7 +317,7 @@ class Parent:
             run: Any = run_deployment(self._runner.deployment, parameters=parameters, timeout=0,
                                       scheduled_time=due, flow_run_name=f"{one.step.key} {one.name}")  # fmt: skip
         except httpx.HTTPError as fault:  # the next round tries again
-            self.tell(f"the Prefect server can't be reached: {fault}")
+            self._unreachable(fault)
             return
         one.run, one.sent_s, one.queued_s = run.id, time.monotonic(), time.monotonic()
 
@@ -334,9 +331,17 @@ class Parent:
                 found |= {run.id: run.state for run in self.client.read_flow_runs(flow_run_filter=some,
                                                                                   limit=RUNS_AT_ONCE)}  # fmt: skip
         except httpx.HTTPError as fault:
-            self.tell(f"the Prefect server can't be reached: {fault}")
+            self._unreachable(fault)
             return {}
+        if ids:
+            self._away = False
         return found
+
+    def _unreachable(self, fault: httpx.HTTPError) -> None:
+        """Told once for each time that the server goes away, not in every round for every range."""
+        if not self._away:
+            self.tell(f"the Prefect server can't be reached: {fault}")
+        self._away = True
 
     def _stop_run(self, run: UUID) -> None:
         try:

@@ -135,13 +135,13 @@ def _questions(
     """Questions by category, and what is to be said of the count."""
     if measured.curated:
         return dict(measured.questions), ["questions are those that the workspace has curated"]
+    notes = ["questions are counted before curation, so these are upper bounds"]
     if measured.questions:
-        return dict(measured.questions), ["questions are counted before curation, so these are upper bounds"]
+        return dict(measured.questions), notes
     found: dict[str, int] = {}
     for source, count in zip(loaded.recipe.sources, counts, strict=True):
         category = source.category or ANY
         found[category] = found.get(category, 0) + (count.rows or 0)
-    notes = ["questions are counted before curation, so these are upper bounds"]
     if unknown := [count.name for count in counts if count.rows is None]:
         notes.append(f"not counted: {', '.join(unknown)}; set expected_rows there")
     return found, notes
@@ -160,13 +160,18 @@ def _scaled(questions: dict[str, int], wanted: int) -> dict[str, int]:
 # --- teachers
 
 
-def _teacher(teacher: TeacherBase, questions: dict[str, int], measured: Measured) -> TeacherEstimate:
-    """Requests, those settled, and what the rest costs."""
-    asks = {
+def _asks(teacher: TeacherBase, questions: dict[str, int]) -> dict[str, int]:
+    """The requests that the recipe means, by category."""
+    return {
         category: count * teacher.samples
         for category, count in questions.items()
         if teacher.categories is None or category in (*teacher.categories, ANY)
     }
+
+
+def _teacher(teacher: TeacherBase, questions: dict[str, int], measured: Measured) -> TeacherEstimate:
+    """Requests, those settled, and what the rest costs."""
+    asks = _asks(teacher, questions)
     there = measured.settled[teacher.name].by_category if teacher.name in measured.settled else {}
     settled = {category: min(round(there.get(category, 0)), count) for category, count in asks.items()}
     made = TeacherEstimate(teacher.name, sum(asks.values()), sum(settled.values()), 0.0, 0.0, None, 0.0, 0.0)
@@ -261,7 +266,7 @@ def _others(loaded: LoadedRecipe, questions: dict[str, int], measured: Measured)
         wanted = sum(n for kind, n in questions.items() if kind in (*recipe.curate.rewrite.categories, ANY))
         yield OtherEstimate(name, wanted, measured.rewrites, "at most one a question")
     for scorer in recipe.score.scorers if recipe.score else ():
-        wanted = sum(_teacher(one, questions, measured).requests for one in recipe.teachers)
+        wanted = sum(sum(_asks(one, questions).values()) for one in recipe.teachers)
         done = sum(measured.scores[one.name, scorer.name] for one in recipe.teachers)
         yield OtherEstimate(f"scorer {scorer.name}", wanted, done, "one a response")
     for name, model in (("judge", recipe.verify.judge), ("reward", recipe.verify.reward)):
@@ -278,10 +283,9 @@ def _verifier(name: str, loaded: LoadedRecipe, questions: dict[str, int], measur
     verify = loaded.recipe.verify
     wanted, done, bounds = 0.0, 0, False
     for teacher in loaded.recipe.teachers:
-        for category in questions:
+        for category, requests in _asks(teacher, questions).items():
             if category != ANY and name not in verify.verifiers(category):
                 continue
-            requests = _teacher(teacher, {category: questions[category]}, measured).requests
             judged = measured.verdicts.get((teacher.name, category))
             share = judged[name] / judged["outcome"] if judged and judged["outcome"] else 1.0
             bounds = bounds or not judged

@@ -1,6 +1,6 @@
 """The factory flow: a recipe from its sources to its report.
 
-    ingest ─► curate ─► generate ─► verify ─► grade ─► select ─► export ─► train ─► evaluate ─► report
+    ingest ─► curate ─► generate ─► (score) ─► verify ─► grade ─► select ─► export ─► train ─► evaluate ─► report
 
 Rows don't pass through Prefect (law 8): a task gets a range of shards and returns how many it made. What is done
 stands in the workspace's manifest; Prefect's own state is for people to look at.

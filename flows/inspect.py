@@ -189,7 +189,7 @@ def report(
 
 
 def doctor() -> None:
-    """Check Python, Docker engine, sandbox image, GPU, vLLM, Prefect server and disk; say how to mend each."""
+    """Check Python, Docker engine, sandbox, GPU, vLLM, Prefect server, its GPU workers, disk; say how to mend each."""
     console = Console()
     broken = False
     with console.status("looking"):

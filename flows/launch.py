@@ -16,7 +16,7 @@ from rich.table import Table
 from flows.perplexities import perplexity_table
 from flows.progress import Bars
 from flows.recipe import LoadedRecipe, load_recipe
-from flows.run import Plan, Wish, open_workspace, plan
+from flows.run import Wish, open_workspace, plan
 from flows.status import StepStatus, budget_lines, step_status
 from storage.database import open_views
 from storage.workspace import ALL, Workspace
@@ -55,12 +55,13 @@ def launch(
         console.print(f"{place.root}: nothing to do, everything is as the recipe says", highlight=False)
         return 0
     pending = _run_flow(loaded, place, wish, console)
-    show_result(loaded, place, todo, console)
+    statuses = [step_status(place, step.key, step.shards(place)) for step in todo.steps]
+    show_result(loaded, place, statuses, console)
     console.print(f"{time.monotonic() - started:.0f} s", highlight=False)
     if pending:
-        for step in pending:
-            for line in budget_lines(step_status(place, step, place.shards)):
-                console.print(f"[yellow]{step} stopped:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        for status in statuses:
+            for line in budget_lines(status) if status.step in pending else ():
+                console.print(f"[yellow]{status.step} stopped:[/] {escape(line)}", highlight=False, soft_wrap=True)
         listed = ", ".join(f"{step} {number}" for step, number in pending.items())
         console.print(f"[yellow]pending:[/] {listed}; the next run tries them again")
         return EXIT_PENDING
@@ -82,9 +83,8 @@ def _run_flow(loaded: LoadedRecipe, place: Workspace, wish: Wish, console: Conso
     return pending
 
 
-def show_result(loaded: LoadedRecipe, place: Workspace, todo: Plan, console: Console) -> None:
+def show_result(loaded: LoadedRecipe, place: Workspace, statuses: Sequence[StepStatus], console: Console) -> None:
     """What a person wants to see at the end: the funnel, pass rates, the student's accuracy."""
-    statuses = [step_status(place, step.key, step.shards(place)) for step in todo.steps]
     console.print(funnel_table([status for status in statuses if status.shards_done]))
     rates = pass_rate_table(place, [status.step for status in statuses])
     if rates.row_count:

@@ -74,7 +74,7 @@ def number(value: float | None) -> str:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in WORDS else "right")
+        table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")  # no number cut short
     return table
 
 

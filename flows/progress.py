@@ -29,7 +29,7 @@ from rich.table import Table
 
 from tasks.step import Progress as Reporter
 from tasks.step import Quiet
-from tasks.tally import Tally
+from tasks.tally import ShowsTally, Tally
 
 LINE_EVERY_S = 15.0
 ARTIFACT_EVERY_S = 5.0
@@ -191,7 +191,7 @@ class Artifacts:
             self._done[step] = self._done.get(step, 0) + units
 
     def tally(self, step: str, tally: Tally) -> None:
-        if isinstance(self._inner, Bars | Artifacts):
+        if isinstance(self._inner, ShowsTally):
             self._inner.tally(step, tally)
         with self._lock:
             self._rates[step] = Rates(tally)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from storage.errors import BooksDontBalance
 from storage.manifest import Head
 from storage.workspace import Workspace
 from tasks.label import agreement_lines
+from tasks.shard_log import count_rows, log_folder, logs
 from tasks.step import Heads, Step
 
 
@@ -59,7 +59,7 @@ def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepS
         _add_books(status, head)
         if left := head.extra.get("budget"):
             status.budget[left["reached"]] += left["not_asked"]
-    status.unfinished = logged(workspace, step)
+    status.unfinished = sum(map(count_rows, logs(log_folder(workspace.root, step))))
     status.made_because = tuple(reason for reason, _ in reasons.most_common())
     return status
 
@@ -73,15 +73,6 @@ def _add_books(status: StepStatus, head: Head) -> None:
             book.check(f"{head.step} shard {head.shard}")
         except BooksDontBalance:
             status.balanced = False
-
-
-def logged(workspace: Workspace, step: str) -> int:
-    """Whole lines in the logs of a generate step's unfinished shards: one a response, but for each log's first."""
-    responses = 0
-    for path in (workspace.root / "unfinished" / step).glob("*.jsonl"):
-        with suppress(FileNotFoundError), path.open("rb") as log:  # its writer may have just committed
-            responses += max(0, sum(line.endswith(b"\n") for line in log) - 1)
-    return responses
 
 
 def budget_lines(status: StepStatus) -> list[str]:

@@ -43,16 +43,17 @@ def workers(loaded: LoadedRecipe) -> int:
 def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> list[Step]:
     """All steps of a recipe; `teachers` asks only these, the others' answers stay as they are."""
     recipe = loaded.recipe
-    names = [teacher.name for teacher in recipe.teachers]
+    known = [teacher.name for teacher in recipe.teachers]
     for name in teachers or ():
-        if name not in names:
-            raise UsageError(f"no teacher {name} in the recipe; there are {', '.join(names) or 'none'}")
+        if name not in known:
+            raise UsageError(f"no teacher {name} in the recipe; there are {', '.join(known) or 'none'}")
     sources = [source.name for source in sorted(recipe.sources, key=lambda source: -source.priority)]
     steps = [ingest_step(recipe.sources, recipe.ingest, loaded.base)]
-    steps += curate_steps(recipe.curate, loaded.base, sources, names)
+    steps += curate_steps(recipe.curate, loaded.base, sources, known)
     if not recipe.teachers:
         return _with_lanes(steps, workers(loaded))
     asked: Sequence[TeacherBase] = [one for one in recipe.teachers if teachers is None or one.name in teachers]
+    names = [teacher.name for teacher in asked]
     number = workers(loaded)
     if recipe.verify.self_test.limited():
         steps.append(self_test_step(recipe.verify, recipe.sources, workers=number))
@@ -62,14 +63,13 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     if recipe.score:
         steps += [score_step(recipe.score, teacher) for teacher in asked]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
-    steps += grade_steps(recipe.grade, [teacher.name for teacher in asked], recipe.verify.judge)
-    steps.append(compare_step([teacher.name for teacher in asked]))
+    steps += grade_steps(recipe.grade, names, recipe.verify.judge)
+    steps.append(compare_step(names))
     trace = recipe.select.trace
     if trace and trace.corpus_repeats:
         steps.append(repeats_step(asked, recipe.verify.trace.ngram, trace.corpus_repeats))
     scorers = [one.name for one in recipe.score.scorers] if recipe.score else []
-    steps.append(select_step(recipe.select, [teacher.name for teacher in asked], scorers))
-    names = [teacher.name for teacher in asked]
+    steps.append(select_step(recipe.select, names, scorers))
     steps.append(export_step(recipe.export, recipe.name, names, repairs=recipe.grade.repair))
     if recipe.negatives:
         steps.append(negatives_step(recipe.negatives, names))

@@ -4,6 +4,8 @@
     recipe.yaml               the recipe as last run; recipes/<hash>.yaml keeps every one
     tables/<table>/<shard>/   immutable Parquet parts
     manifest/<step>/<shard>/  numbered commits: what is true
+    unfinished/<step>/        responses that are paid for and that no commit holds yet: never delete them
+    leases/<step>/            which worker has which range of shards
     exports/, students/, report.html
     cache/, tmp/              may be deleted at any time
 

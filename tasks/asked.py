@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,7 @@ from storage.schemas import TABLES
 from tasks.generate import open_teacher
 from tasks.step import Context, Step, Work
 from tasks.teachers.replay import replay_files
-from tasks.teachers.settings import (
-    OpenAITeacherSettings,
-    ReplayTeacherSettings,
-    TeacherBase,
-    TransformersTeacherSettings,
-    VLLMTeacherSettings,
-    request_hash,
-)
+from tasks.teachers.settings import TeacherBase, request_hash
 from tasks.teachers.teacher import Reply, Request, Teacher
 
 COMMIT_EVERY_S = 30.0
@@ -45,22 +39,14 @@ def asking_step(key: str, version: str, identity: dict[str, Any], reads: Sequenc
             for one in work:
                 shard(context, step, one)
 
-    def files(cache: Path) -> dict[str, str]:
-        return replay_files(teacher, base, cache) if isinstance(teacher, ReplayTeacherSettings) else {}
-
-    return Step(key, "curate", "shard", version, identity, tuple(reads), run, files,
-                exclusive=isinstance(teacher, (TransformersTeacherSettings, VLLMTeacherSettings)))  # fmt: skip
-
-
-def extra_body(teacher: TeacherBase) -> dict[str, Any]:
-    """Further fields of the request body, where the engine sends one."""
-    return teacher.extra_body if isinstance(teacher, (OpenAITeacherSettings, VLLMTeacherSettings)) else {}
+    return Step(key, "curate", "shard", version, identity, tuple(reads), run, partial(replay_files, teacher, base),
+                exclusive=teacher.fills_machine)  # fmt: skip
 
 
 def request_about(kind: str, question: str, messages: tuple[dict[str, str], ...], sampling: dict[str, Any],
                   teacher: TeacherBase, revision: str) -> Request:  # fmt: skip
     """The request of a `kind` about a question; its id covers all that it asks and whom."""
-    asked = request_hash(messages, sampling, extra_body(teacher))
+    asked = request_hash(messages, sampling, teacher.further_fields)
     identity = hash_text(kind, question, teacher.name, revision, asked)
     seed = int(identity[:8], 16) >> 1 if teacher.seeds else None
     return Request(identity, question, 0, messages, sampling, seed)

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from storage.manifest import Head
 from storage.schemas import TABLES
 from storage.workspace import Workspace
-from tasks.shard_log import read_log
+from tasks.shard_log import log_folder, logs, read_log, shard_of
 from tasks.step import ASKED_FOR, Step, Work
 from tasks.teachers.settings import BudgetSettings, TeacherBase
 from tasks.teachers.teacher import Reply
@@ -280,13 +280,15 @@ def by_price(teachers: Sequence[TeacherBase]) -> list[TeacherBase]:
 def spent(workspace: Workspace, step: str) -> Spent:
     """What a generate step's responses have cost: those committed, and those in the logs of unfinished shards."""
     found = Spent()
-    logs = _logs(workspace, step)
+    unfinished: dict[str, list[Path]] = {}
+    for log in logs(log_folder(workspace.root, step)):
+        unfinished.setdefault(shard_of(log), []).append(log)
     for shard in workspace.shards:
         head = workspace.head(step, shard)
         if head is not None:
             found += _committed(workspace, head)
-        if shard in logs:
-            found += _logged(workspace, head, logs[shard])
+        if shard in unfinished:
+            found += _logged(workspace, head, unfinished[shard])
     return found
 
 
@@ -299,19 +301,12 @@ def _committed(workspace: Workspace, head: Head) -> Spent:
     return Spent(requests, *(pc.sum(rows.column(name)).as_py() or 0 for name in names))
 
 
-def _logs(workspace: Workspace, step: str) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted((workspace.root / "unfinished" / step).glob("*.jsonl")):
-        found.setdefault(path.stem.rpartition("-")[0], []).append(path)
-    return found
-
-
-def _logged(workspace: Workspace, head: Head | None, logs: Sequence[Path]) -> Spent:
+def _logged(workspace: Workspace, head: Head | None, unfinished: Sequence[Path]) -> Spent:
     there = set()
     if head is not None:
         there.update(workspace.read_parts(head.data(), TABLES["responses"], ["response_id"])["response_id"].to_pylist())
     found = Spent()
-    for path in logs:
+    for path in unfinished:
         for identity, prompt, completion in read_log(path, ["response_id", "prompt_tokens", "completion_tokens"]):
             if identity not in there:
                 there.add(identity)
@@ -323,18 +318,12 @@ def missing(workspace: Workspace, step: Step, teacher: TeacherBase, shard: str, 
     """Requests of a shard that wait to be asked, without computing them: pending ones of its newest commit, or all of
     its questions' if that was made from something else. An upper bound: a log or a smaller change may leave fewer."""
     head, curated = workspace.head(step.key, shard), workspace.need("curate", shard)
-    if head is not None and not again and _same(head, step, curated):
+    if head is None or head.inputs.settings != step.settings or head.inputs.reads.get("curate") != curated.content:
+        return planned_requests(workspace, teacher, shard)
+    if not again:
         return head.pending
-    kept = _kept(head) if head is not None and _same(head, step, curated) else 0
+    kept = sum(book.units_out for book in head.books if book.unit == "request")
     return max(0, planned_requests(workspace, teacher, shard) - kept)
-
-
-def _same(head: Head, step: Step, curated: Head) -> bool:
-    return head.inputs.settings == step.settings and head.inputs.reads.get("curate") == curated.content
-
-
-def _kept(head: Head) -> int:
-    return sum(book.units_out for book in head.books if book.unit == "request")
 
 
 def planned_requests(workspace: Workspace, teacher: TeacherBase, shard: str) -> int:

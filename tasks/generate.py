@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from storage.workspace import Workspace
 from tasks.budget import Answer, Budget, missing
 from tasks.generate_shard import Shard, close_unasked
 from tasks.plan import model_revision
-from tasks.shard_log import Held, ShardLog, Syncer, Unfinished
+from tasks.shard_log import Held, ShardLog, Syncer, Unfinished, log_folder
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.tally import ShowsTally, Tally
 from tasks.teachers.api_key import api_key
@@ -62,13 +63,10 @@ def generate_step(teacher: TeacherBase, base: Path, budget: Budget | None = None
         with open_teacher(teacher, base, context) as engine, Syncer() as syncer:
             _Range(context, step, work, teacher, revision, engine, syncer, spending).run()
 
-    def files(cache: Path) -> dict[str, str]:
-        return replay_files(teacher, base, cache) if isinstance(teacher, ReplayTeacherSettings) else {}
-
     settings = {"teacher": teacher.asks(), "revision": revision}
-    alone = isinstance(teacher, (TransformersTeacherSettings, VLLMTeacherSettings)) or spending.shared(teacher.name)
-    return Step(f"generate.{teacher.name}", "generate", "shard", VERSION, settings, ("curate",), run, files,
-                exclusive=alone)  # fmt: skip
+    return Step(f"generate.{teacher.name}", "generate", "shard", VERSION, settings, ("curate",), run,
+                partial(replay_files, teacher, base),
+                exclusive=teacher.fills_machine or spending.shared(teacher.name))  # fmt: skip
 
 
 def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
@@ -81,11 +79,11 @@ def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
     if isinstance(teacher, OpenAITeacherSettings):
         from tasks.teachers.openai import OpenAITeacher
 
-        return OpenAITeacher(teacher.base_urls(), teacher.model, api_key(teacher), concurrency=teacher.concurrency,
-                             timeout_s=teacher.timeout_s, attempts=teacher.attempts,
-                             extra_body=teacher.extra_body or None, idle_timeout_s=teacher.idle_timeout_s,
-                             weights=[one.weight for one in teacher.endpoints()],
-                             patience_s=teacher.patience_s)  # fmt: skip
+        endpoints = teacher.endpoints()
+        return OpenAITeacher([one.url for one in endpoints], teacher.model, api_key(teacher),
+                             concurrency=teacher.concurrency, timeout_s=teacher.timeout_s, attempts=teacher.attempts,
+                             extra_body=teacher.extra_body, idle_timeout_s=teacher.idle_timeout_s,
+                             weights=[one.weight for one in endpoints], patience_s=teacher.patience_s)  # fmt: skip
     if isinstance(teacher, VLLMTeacherSettings):
         from tasks.teachers.vllm import VLLMTeacher
 
@@ -194,7 +192,7 @@ class _Range:
     def _unfinished(self, shard: str) -> Unfinished:
         if not self._logged:
             return Held()
-        folder = self._context.workspace.root / "unfinished" / self._step.key
+        folder = log_folder(self._context.workspace.root, self._step.key)
         return ShardLog(folder, shard, RESPONSES.names, self._syncer)
 
     def _replies(self, feed: Iterator[Request]) -> Generator[Reply, None, None]:

@@ -19,7 +19,7 @@ from storage.manifest import Book, Inputs, Part
 from storage.schemas import RESPONSES, TABLES
 from tasks.budget import planned_requests
 from tasks.plan import planned
-from tasks.shard_log import Row, Unfinished
+from tasks.shard_log import Row, Unfinished, log_folder, logs
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.teachers.replay import ReplayTeacher, Stray
 from tasks.teachers.settings import TeacherBase
@@ -172,7 +172,7 @@ def close_unasked(context: Context, step: Step, work: Work, teacher: TeacherBase
     """Commit that a budget left a shard unasked, without computing its requests: one that nobody has begun, or that an
     earlier budget left as it is. False if there is more to it."""
     workspace, transaction = context.workspace, context.begin(step, work)
-    if any((workspace.root / "unfinished" / step.key).glob(f"{work.shard}-*.jsonl")):
+    if logs(log_folder(workspace.root, step.key), work.shard):
         return False
     base = transaction.base
     if base is None:

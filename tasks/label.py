@@ -16,23 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from storage.workspace import Workspace
-from tasks.asked import AskedShard, asking_step, extra_body, request_about
+from tasks.asked import AskedShard, asking_step, request_about
 from tasks.label_prompt import RESPONSE_FORMAT, label_messages, prompt_identity, read_labels
 from tasks.plan import model_revision
 from tasks.settings import Settings
 from tasks.step import ASKED_FOR, Context, Step, Work
-from tasks.teachers.settings import (
-    OpenAITeacherSettings,
-    ReplayTeacherSettings,
-    TeacherSettings,
-    VLLMTeacherSettings,
-)
+from tasks.teachers.settings import ReplayTeacherSettings, TeacherSettings
 from tasks.teachers.teacher import Reply, Request, Teacher
 
 VERSION = "1"
 DEFAULT_SAMPLING = {"temperature": 0.0, "max_tokens": 1024}
-GUIDED = (OpenAITeacherSettings, VLLMTeacherSettings)
-"""engines that take a JSON schema; a server that refuses it is asked without"""
 
 
 class LabelSettings(Settings):
@@ -48,14 +41,14 @@ class LabelSettings(Settings):
         teacher = self.teacher
         source = [teacher.columns, teacher.format] if isinstance(teacher, ReplayTeacherSettings) else None
         return {"labeller": teacher.name, "revision": model_revision(teacher), "prompt": prompt_identity(),
-                "sampling": self.sampling(), "extra_body": extra_body(teacher), "source": source}  # fmt: skip
+                "sampling": self.sampling(), "extra_body": teacher.further_fields, "source": source}  # fmt: skip
 
 
 def label_step(settings: LabelSettings, base: Path) -> Step:
     """The step `label`; `base` is the recipe's folder."""
 
     def begin(engine: Teacher) -> Callable[[Context, Step, Work], None]:
-        return partial(_label_shard, settings, _Labeller(engine, isinstance(settings.teacher, GUIDED)))
+        return partial(_label_shard, settings, _Labeller(engine, settings.teacher.takes_fields))
 
     return asking_step("label", VERSION, settings.identity(), ("ingest", "screen", "dedup"), settings.teacher, base,
                        begin)  # fmt: skip

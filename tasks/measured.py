@@ -9,11 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.database import open_views
 from storage.manifest import Part
@@ -170,14 +167,10 @@ def _settled(workspace: Workspace, teacher: TeacherBase, questions: int) -> Sett
             continue
         asked = workspace.read("curate", shard, "curated", ["question_id", "messages", "category"]).to_pylist()
         looked_at += len(asked)
-        if (head := workspace.head(step, shard)) is None:
+        if workspace.head(step, shard) is None:
             continue
-        columns = ["response_id", "error_kind"]
-        rows = workspace.read(step, shard, "responses", columns) if head.data() else None
-        if rows is None:
-            continue
-        stands: Any = pc.fill_null(pc.not_equal(rows.column("error_kind"), pa.scalar("transient")), pa.scalar(True))
-        there = set(rows.filter(stands).column("response_id").to_pylist())
+        rows = workspace.read(step, shard, "responses", ["response_id", "error_kind"]).to_pylist()
+        there = {row["response_id"] for row in rows if row["error_kind"] != "transient"}
         found.update(one.category for one in planned(asked, teacher, revision) if one.request.response_id in there)
     scale = questions / looked_at if looked_at else 0.0
     return Settled({category: count * scale for category, count in found.items()}, looked_at, questions)

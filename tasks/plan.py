@@ -45,7 +45,6 @@ def model_revision(teacher: TeacherBase) -> str:
 
 def planned(questions: Iterable[dict[str, Any]], teacher: TeacherBase, revision: str) -> Iterator[Planned]:
     """The k planned samples of each curated question (columns question_id, messages, category) for one teacher."""
-    extra_body = teacher.extra_body if isinstance(teacher, (OpenAITeacherSettings, VLLMTeacherSettings)) else {}
     shared: dict[tuple[str, str | None], dict[str, Any]] = {}  # one object for millions of requests
     for question in questions:
         category = question["category"]
@@ -58,7 +57,7 @@ def planned(questions: Iterable[dict[str, Any]], teacher: TeacherBase, revision:
                 sampling = teacher.resolved_sampling(category) | ({"prompt": prompt.name} if prompt.name else {})
                 shared[category, prompt.name] = sampling
             sent = {name: value for name, value in sampling.items() if name != "prompt"}  # a name may change
-            templates.append((messages, sampling, request_hash(messages, sent, extra_body)))
+            templates.append((messages, sampling, request_hash(messages, sent, teacher.further_fields)))
         for index in range(teacher.samples):
             messages, sampling, asked = templates[index % len(templates)]
             identity = hash_text(question["question_id"], teacher.name, revision, str(index), asked)

@@ -21,10 +21,9 @@ from storage.files import replace_file
 from storage.fingerprint import hash_text
 from storage.manifest import Book
 from storage.workspace import Workspace
-from tasks import report_data, report_figures, report_samples
+from tasks import report_data, report_samples
 from tasks.evaluate import evaluated
 from tasks.page import count, environment, percent
-from tasks.report_comparison import comparison_facts
 from tasks.step import Context, Step, Work
 from tasks.train import trained
 
@@ -57,6 +56,9 @@ def write_report(workspace: Workspace, name: str, student: str | None, *, memory
 
 def _facts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """All that the page says of questions and teachers."""
+    from tasks import report_figures  # matplotlib, which only a page needs, is slow to import
+    from tasks.report_comparison import comparison_facts
+
     funnel = report_data.funnel(connection)
     report_data.gather_lengths(connection)
     teachers = report_data.teachers(connection)
@@ -123,6 +125,8 @@ def _headline(
 
 def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
     """The student before and after, if one was trained; all None otherwise."""
+    from tasks import report_figures
+
     training = trained(workspace, student) if student else None
     metrics = evaluated(workspace, student) if student else None
     rows = _evaluation_rows(metrics) if metrics else []

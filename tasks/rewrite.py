@@ -17,7 +17,7 @@ from typing import Any
 
 from storage.fingerprint import hash_json
 from storage.schemas import CATEGORIES
-from tasks.asked import AskedShard, asking_step, extra_body, request_about
+from tasks.asked import AskedShard, asking_step, request_about
 from tasks.label import survivors
 from tasks.plan import model_revision
 from tasks.settings import Settings
@@ -55,7 +55,7 @@ class RewriteSettings(Settings):
         """What the rewritings depend on."""
         source = self.teacher.columns if isinstance(self.teacher, ReplayTeacherSettings) else None
         return {"rewriter": self.teacher.name, "revision": model_revision(self.teacher), "source": source,
-                "sampling": self.sampling(), "extra_body": extra_body(self.teacher),
+                "sampling": self.sampling(), "extra_body": self.teacher.further_fields,
                 **self.as_json(exclude={"teacher"})}  # fmt: skip
 
 

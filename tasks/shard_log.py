@@ -107,17 +107,10 @@ class ShardLog:
             raise OSError(f"{self._mine}: the disk is full; make room and run again, nothing that was answered is lost")
 
     def rows(self) -> Iterator[Row]:
-        for path in self._files():
+        for path in logs(self._folder, self._shard):
             if path != self._mine:
                 self._take(path)
             yield from read_log(path, self._columns)
-
-    def _files(self) -> list[Path]:
-        try:
-            names = [entry.name for entry in os.scandir(self._folder) if entry.name.startswith(f"{self._shard}-")]
-        except FileNotFoundError:
-            return []
-        return [self._folder / name for name in sorted(names)]
 
     def _take(self, path: Path) -> None:
         """Lock a log if its writer is gone, so that what is read now is all that it will ever hold."""
@@ -195,6 +188,27 @@ class Syncer:
         self._ended.set()
         self._thread.join()
         self._sync()
+
+
+def log_folder(root: Path, step: str) -> Path:
+    """Where a step's logs lie in the workspace at `root`."""
+    return root / "unfinished" / step
+
+
+def logs(folder: Path, shard: str = "*") -> list[Path]:
+    """The logs of one shard, or of all, in the order of their names."""
+    return sorted(folder.glob(f"{shard}-*.jsonl"))
+
+
+def shard_of(log: Path) -> str:
+    return log.stem.rpartition("-")[0]
+
+
+def count_rows(log: Path) -> int:
+    """How many responses a log holds, by its whole lines, unread; the first one names the columns."""
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:  # its writer may have just committed
+        return max(0, sum(line.endswith(b"\n") for line in file) - 1)
+    return 0
 
 
 def _line(value: Row | dict[str, Any]) -> bytes:

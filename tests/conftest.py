@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from flows.run import Plan, Range, StepDone, Wish, carry_out, open_workspace, pl
 from storage.manifest import Inputs
 from storage.schemas import TABLES, is_volatile
 from storage.workspace import Workspace
+from tasks.generate_shard import Shard
 from tasks.step import Context, Step, Work
+from tasks.teachers.teacher import Reply
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -108,6 +111,28 @@ def make_house(tmp_path: Path) -> Callable[..., House]:
 @pytest.fixture
 def make_source() -> Callable[..., dict[str, Any]]:
     return source
+
+
+@pytest.fixture
+def crash_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[list[Reply]]]:
+    """`with crash_after(30) as taken`: a generate step dies when it has taken so many replies."""
+
+    @contextmanager
+    def crashing(replies: int) -> Iterator[list[Reply]]:
+        real, taken = Shard.take, []
+
+        def take(shard: Shard, reply: Reply) -> None:
+            real(shard, reply)
+            taken.append(reply)
+            if len(taken) == replies:
+                raise RuntimeError("crash")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "take", take)
+            with pytest.raises(RuntimeError, match="crash"):
+                yield taken
+
+    return crashing
 
 
 @pytest.fixture

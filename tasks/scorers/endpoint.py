@@ -10,16 +10,15 @@ part, or an older one's: it is refused where the reply shows it (`cached_tokens`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from tasks.errors import BadSetting
 from tasks.scorers.scorer import Failure, ScorerError
 from tasks.scorers.settings import VLLMScorerSettings
+from tasks.teachers.api_key import key_from_environment
 from tasks.verifiers.judge_endpoint import Endpoint, EndpointFault, Session
 
 
@@ -27,11 +26,7 @@ class VLLMScorer:
     """Asks with up to `concurrency` requests in flight. Raises BadSetting where the key's variable is empty."""
 
     def __init__(self, settings: VLLMScorerSettings) -> None:
-        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
-        if settings.api_key_env and not key:
-            raise BadSetting(
-                f"scorer {settings.name}: the environment variable {settings.api_key_env} is empty; set it"
-            )
+        key = key_from_environment(f"scorer {settings.name}", settings.api_key_env)
         self._settings = settings
         self._endpoint = Endpoint(settings.base_url, key, settings.concurrency, settings.timeout_s, settings.attempts)
         self.version = "vllm"

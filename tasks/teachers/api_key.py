@@ -11,14 +11,20 @@ from tasks.teachers.settings import OpenAITeacherSettings
 
 def api_key(teacher: OpenAITeacherSettings) -> str | None:
     """The bearer token that a teacher's settings name; None if they name none. Raises BadSetting if it isn't there."""
-    if teacher.api_key_env is not None:
-        key = os.environ.get(teacher.api_key_env)
-        if not key:
-            raise BadSetting(f"teacher {teacher.name}: the environment variable {teacher.api_key_env} is empty; set it")
-        return key
     if teacher.api_key_secret is not None:
         return _secret_block(teacher.name, teacher.api_key_secret)
-    return None
+    return key_from_environment(f"teacher {teacher.name}", teacher.api_key_env)
+
+
+def key_from_environment(whose: str, variable: str | None) -> str | None:
+    """The key in the environment variable that the recipe names, if it names one. Raises BadSetting where it is empty,
+    with `whose` in front."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise BadSetting(f"{whose}: the environment variable {variable} is empty; set it")
+    return key
 
 
 def _secret_block(teacher: str, name: str) -> str:

@@ -136,8 +136,6 @@ class TransformersTeacher:
             )
         except (OSError, ValueError) as error:
             raise TeacherError(f"can't load the teacher {self.model}: {' '.join(str(error).split())[:300]}") from error
-        if not tokenizer.chat_template:
-            raise TeacherError(f"the teacher {self.model} has no chat template: take an instruct model")
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -166,7 +164,7 @@ class TransformersTeacher:
 
     def _text(self, request: Request) -> str:
         """By the model's chat template; a base model has none, and goes on from the text of a single message."""
-        if self._tokenizer.chat_template is None and len(request.messages) == 1:
+        if not self._tokenizer.chat_template and len(request.messages) == 1:
             return (self._tokenizer.bos_token or "") + request.messages[0]["content"]
         text: str = self._tokenizer.apply_chat_template(
             list(request.messages), tokenize=False, add_generation_prompt=True

@@ -34,7 +34,7 @@ from tasks.question import (
 )
 from tasks.sources import FileSource, fingerprint_files, read_source
 from tasks.spill import Spill
-from tasks.teachers.settings import ReplayTeacherSettings
+from tasks.teachers.settings import ReplayTeacherSettings, TeacherBase
 from tasks.teachers.teacher import Reply, Request, TeacherError, failed, split_think
 
 INDEX_VERSION = 3
@@ -74,9 +74,11 @@ class Strays:
         return dict(Counter(stray.rule for stray in self.found))
 
 
-def replay_files(teacher: ReplayTeacherSettings, base: Path, cache: Path) -> dict[str, str]:
+def replay_files(teacher: TeacherBase, base: Path, cache: Path) -> dict[str, str]:
     """Content hashes of the files, and how they are read where that is not by `columns`: a response is read again when
-    one of these differs."""
+    one of these differs. Nothing for a teacher that is really asked."""
+    if not isinstance(teacher, ReplayTeacherSettings):
+        return {}
     found = fingerprint_files(_source(teacher), base, cache)
     if teacher.layout:
         found[f"layout {teacher.layout}"] = str(layouts.REVISION)

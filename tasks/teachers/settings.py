@@ -59,6 +59,11 @@ class TeacherBase(Settings):
     """whether its engine takes requests one by one as it sends them, so that it can be given a whole range's"""
     costs: ClassVar[bool] = True
     """whether asking costs anything, so that it is under a budget"""
+    fills_machine: ClassVar[bool] = False
+    """whether its engine runs a model on this machine, so that no other step runs beside it"""
+    takes_fields: ClassVar[bool] = False
+    """whether its engine sends a request body, which can hold further fields, such as a JSON schema; a server that
+    refuses them is asked without"""
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Name in the tables and on the command line."""
     samples: int = Field(default=4, ge=1)
@@ -107,6 +112,11 @@ class TeacherBase(Settings):
             return None
         return (prompt_tokens * (prompt or 0) + completion_tokens * (completion or 0)) / 1e6
 
+    @property
+    def further_fields(self) -> dict[str, Any]:
+        """Of the request body, beside messages and sampling; part of what is asked."""
+        return {}
+
     def resolved_sampling(self, category: str) -> dict[str, Any]:
         return self.sampling_by_category.get(category, Sampling()).over(self.sampling)
 
@@ -125,6 +135,7 @@ NOT_ASKED = {
 
 
 class TransformersTeacherSettings(TeacherBase):
+    fills_machine: ClassVar[bool] = True
     engine: Literal["transformers"]
     model: str = "smollm2-135m-instruct"
     """A folder, a hub name, or the packaged default."""
@@ -143,6 +154,7 @@ class WeightedEndpoint(Settings):
 
 class OpenAITeacherSettings(TeacherBase):
     draws_lazily: ClassVar[bool] = True
+    takes_fields: ClassVar[bool] = True
     engine: Literal["openai"]
     model: str
     revision: str | None = None
@@ -177,8 +189,9 @@ class OpenAITeacherSettings(TeacherBase):
         listed = (self.base_url,) if isinstance(self.base_url, str) else self.base_url
         return [WeightedEndpoint(url=one) if isinstance(one, str) else one for one in listed]
 
-    def base_urls(self) -> Sequence[str]:
-        return [one.url for one in self.endpoints()]
+    @property
+    def further_fields(self) -> dict[str, Any]:
+        return self.extra_body
 
 
 class VLLMTeacherSettings(TeacherBase):
@@ -186,6 +199,8 @@ class VLLMTeacherSettings(TeacherBase):
     chat template) are not told apart by the tables: give such a teacher a name of its own."""
 
     draws_lazily: ClassVar[bool] = True
+    fills_machine: ClassVar[bool] = True
+    takes_fields: ClassVar[bool] = True
     engine: Literal["vllm"]
     model: str = "smollm2-135m-instruct"
     """A folder, a hub name, or the packaged default."""
@@ -220,6 +235,10 @@ class VLLMTeacherSettings(TeacherBase):
         if self.command is not None and not self.command:
             raise ValueError("the command is empty; leave it out for this interpreter's vLLM")
         return self
+
+    @property
+    def further_fields(self) -> dict[str, Any]:
+        return self.extra_body
 
 
 class ReplayTeacherSettings(TeacherBase):

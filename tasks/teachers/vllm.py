@@ -94,7 +94,7 @@ class VLLMTeacher:
             concurrency=settings.concurrency * len(urls),
             timeout_s=settings.timeout_s,
             attempts=settings.attempts,
-            extra_body=settings.extra_body or None,
+            extra_body=settings.extra_body,
         )
         with client, closing(client.generate(draw())) as replies:  # type: ignore[type-var]
             for reply in replies:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 import sandbox
 from storage.fingerprint import hash_text
-from tasks.errors import BadSetting
+from tasks.teachers.api_key import key_from_environment
 from tasks.verifiers import instructions, quantity, reward_rule
 from tasks.verifiers.settings import VerifySettings
 from tasks.verifiers.verdict import Constraint, Item, Judgement, Message
@@ -179,9 +178,4 @@ class Bench:
 
 def secret(verifier: str, variable: str | None) -> str | None:
     """The key in the environment variable that the recipe names. Raises BadSetting where it is empty."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise BadSetting(f"verify.{verifier}: the environment variable {variable} is empty; set it")
-    return key
+    return key_from_environment(f"verify.{verifier}", variable)

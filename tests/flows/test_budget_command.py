@@ -17,7 +17,6 @@ from flows.inspect import kept_recipe
 from flows.run import Wish, plan
 from flows.status import recipe_status
 from storage.workspace import Workspace
-from tasks import generate
 from tests.faults.bad_server import BadServer
 
 
@@ -65,27 +64,17 @@ def test_a_run_with_a_budget_ends_with_3_and_a_larger_one_goes_on(stillhouse, se
     assert "expected NAME=NUMBER" in stillhouse(*run, "--budget", "dollars=5", code=1)
 
 
-def test_status_counts_what_unfinished_shards_hold(make_house, server, monkeypatch):
+def test_status_counts_what_unfinished_shards_hold(make_house, server, crash_after):
     house = make_house(teachers=recipe(server)["teachers"])
     write_sums(house.base)
     house.run("curate")
-    real, taken = generate.Shard.take, []
-
-    def crashing(self, reply):
-        real(self, reply)
-        taken.append(reply)
-        if len(taken) == 7:
-            raise RuntimeError("crash")
-
-    monkeypatch.setattr(generate.Shard, "take", crashing)
-    with pytest.raises(RuntimeError):
+    with crash_after(7):
         house.run("generate")
     place = Workspace.open(house.root)
     statuses = {one.step: one for one in recipe_status(plan(kept_recipe(place), place, Wish()))}
     assert statuses["generate.far"].unfinished == 7
     assert statuses["generate.far"].todo_because == ("first run", "7 responses are there and not committed")
     assert statuses["curate"].unfinished == 0
-    monkeypatch.setattr(generate.Shard, "take", real)
     house.run("generate")
     statuses = {one.step: one for one in recipe_status(plan(kept_recipe(place), place, Wish()))}
     assert statuses["generate.far"].unfinished == 0 and statuses["generate.far"].todo_because == ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -111,10 +113,18 @@ def test_plan_reads_the_paper_recipe(stillhouse) -> None:
     assert "hours of one GPU" in text
 
 
+def test_what_few_commands_need_is_not_imported_by_all(stillhouse) -> None:
+    look = "import sys, flows.cli, flows.workers; print(*{'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], cwd=PROJECT, env=stillhouse.environment, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert done.stdout.split() == []
+
+
 def test_help_explains_every_command(stillhouse) -> None:
     text = stillhouse("--help")
-    for command in ("demo", "run", "plan", "status", "show", "sql", "verify", "report", "doctor", "ingest", "curate",
-                    "generate", "grade", "select", "export", "train", "evaluate"):  # fmt: skip
+    for command in ("demo", "run", "plan", "status", "show", "sql", "suspects", "verify", "dedup", "decontaminate",
+                    "report", "doctor", "ingest", "curate", "generate", "score", "grade", "select", "export", "train",
+                    "evaluate"):  # fmt: skip
         assert re.search(rf"{command}\s+\S+", text), command
 
 

@@ -163,6 +163,16 @@ def test_the_judge_is_asked_as_often_as_it_was(house):
     assert (after.requests, after.how) == (0, "as often as it was asked so far")  # every answer is right
 
 
+def test_the_judge_of_one_teachers_categories_is_asked_as_often_as_it_was(house):
+    """What other categories are routed to it is no matter where the teacher isn't asked in them."""
+    house.recipe["verify"] = {"judge": {"base_url": "http://localhost:1/v1", "model": "j"},
+                              "policy": {"math": "rule_or_judge"}}  # fmt: skip
+    house.recipe["teachers"] = [TEACHER | {"categories": ["math"]}]
+    house.run("verify")
+    judge = {one.name: one for one in found(house).others}["judge"]
+    assert (judge.requests, judge.done, judge.how) == (0, 0, "as often as it was asked so far")
+
+
 def test_disk_is_measured_where_every_response_has_its_tokens(house):
     house.run("generate")
     heads = [house.workspace.head("generate.t", shard) for shard in house.workspace.shards]
@@ -201,6 +211,14 @@ def test_the_command_shows_all_of_it(house, monkeypatch):
     for text in (f"measured in {house.root}", "3,000,000 questions to ask: math 2,000,000, other 1,000,000",
                  "7,222 hours of one GPU are 0.8 GPU-years", "cut off 6 measured responses"):  # fmt: skip
         assert text in done.output
+
+
+def test_no_number_is_cut_short_where_lines_are(house, monkeypatch):
+    recipe = house.base / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(house.recipe))
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(app, ["plan", str(recipe), "--questions", "3000000"])
+    assert done.exit_code == 0 and "…" not in done.output
 
 
 def test_a_workspace_that_is_not_there_is_an_error(house, tmp_path):

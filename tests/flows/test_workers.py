@@ -323,6 +323,7 @@ def test_a_prefect_server_that_is_away_for_a_while_is_waited_for(house, monkeypa
         played.away = 2
         played.distribute()
     assert house.plan("generate").anything_to_do() is False
+    assert played.told == ["the Prefect server can't be reached: nobody there"]  # once, not in every round
 
 
 def test_cancelling_takes_the_ranges_from_their_workers(house, monkeypatch):

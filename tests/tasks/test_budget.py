@@ -172,20 +172,10 @@ def test_each_teachers_own_cap_holds_beside_the_one_for_all(house, server):
     assert stops(house, "generate.b") == {"budget of all teachers: 50 of 50 requests": 90}
 
 
-def test_what_a_crash_left_in_the_log_is_counted(house, server, monkeypatch):
+def test_what_a_crash_left_in_the_log_is_counted(house, server, crash_after):
     house.recipe["budget"] = {"requests": 50}
-    real, taken = generate.Shard.take, []
-
-    def crashing(self, reply):
-        real(self, reply)
-        taken.append(reply)
-        if len(taken) == 30:
-            raise RuntimeError("crash")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(generate.Shard, "take", crashing)
-        with pytest.raises(RuntimeError):
-            house.run("generate")
+    with crash_after(30) as taken:
+        house.run("generate")
     in_log = spent(house.workspace, "generate.t")
     assert in_log.requests == 30
     assert in_log.completion_tokens == sum(reply.completion_tokens for reply in taken)

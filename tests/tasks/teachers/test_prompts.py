@@ -13,6 +13,7 @@ from flows.errors import RecipeError
 from flows.recipe import check_recipe
 from storage.database import open_views
 from tasks.plan import planned
+from tasks.teachers import smollm2
 from tasks.teachers.chat import chat_body
 from tasks.teachers.local import TransformersTeacher
 from tasks.teachers.prompts import CHAIN_OF_THOUGHT, Prompt, render
@@ -168,10 +169,11 @@ def test_pass_rates_by_prompt_are_one_query(make_house):
     assert kept == {"math_boxed": 4, "plain": 4}
 
 
-def test_a_model_without_a_chat_template_goes_on_from_the_text(smollm2_cache):
-    with TransformersTeacher("smollm2-135m-instruct", dtype="float32") as engine:
-        engine._load()
-        engine._tokenizer.chat_template = None
+def test_a_model_without_a_chat_template_goes_on_from_the_text(smollm2_cache, tmp_path):
+    for file in smollm2.model_path().iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).symlink_to(file)
+    with TransformersTeacher(str(tmp_path), dtype="float32") as engine:
         messages = render([{"role": "user", "content": "5"}], Prompt.model_validate({
             "examples": [{"question": str(n), "answer": f"The number is {n}."} for n in (1, 2, 3)],
             "examples_as": "text"}))  # fmt: skip
