@@ -9,13 +9,12 @@ has no opinion (`unverifiable`). What is not covered: whether the reference is r
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.verifiers.judge_chat import Chat, last_object, read_completion
+from tasks.verifiers.judge_chat import Chat, last_object, marked, read_completion
 from tasks.verifiers.judge_endpoint import Endpoint, EndpointFault, Session
 from tasks.verifiers.verdict import Item, Judgement, settings_hash, unscored
 
@@ -128,8 +127,8 @@ class Judge:
 
 
 def prompt(item: Item, order: Sequence[str] = ORDERS[0]) -> str:
-    """The user message: the question with the dialogue before it, then reference and candidate in the given order. The
-    marks carry a hash of the material, so that an answer can't close its own part."""
+    """The user message: the question with the dialogue before it, then reference and candidate in the given
+    order."""
     before = [f"{message.role}: {message.content}" for message in item.earlier]
     question = "\n\n".join([*before, f"user: {item.question}"]) if before else item.question
     parts = {
@@ -137,8 +136,7 @@ def prompt(item: Item, order: Sequence[str] = ORDERS[0]) -> str:
         "REFERENCE": item.ground_truth or "",
         "CANDIDATE": item.answer_content[-MAX_ANSWER_CHARS:],
     }
-    mark = hashlib.sha256("\0".join(parts.values()).encode(errors="replace")).hexdigest()[:8]
-    return "\n".join(f"[[{name} {mark}]]\n{parts[name]}\n[[/{name} {mark}]]" for name in ("QUESTION", *order))
+    return marked(parts, ("QUESTION", *order))
 
 
 _SCORE = re.compile(r"\bscore\b\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)

@@ -5,9 +5,10 @@ What is not covered: what is asked and what the object means; that is `judge` an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tasks.verifiers.judge_endpoint import EndpointFault, Session
@@ -47,6 +48,13 @@ class Chat:
         opinion = await session.post(path, body, read)
         self._structured = False  # it was the schema, not this one request, that the server refused
         return opinion
+
+
+def marked(parts: Mapping[str, str], order: Sequence[str] = ()) -> str:
+    """A user message of named texts, in `order` or as they come. The marks carry a hash of the material, so that a text
+    can't close its own part."""
+    mark = hashlib.sha256("\0".join(parts.values()).encode(errors="replace")).hexdigest()[:8]
+    return "\n".join(f"[[{name} {mark}]]\n{parts[name]}\n[[/{name} {mark}]]" for name in order or parts)
 
 
 def read_completion(payload: str) -> str:

@@ -7,12 +7,11 @@ What is not covered: a judge that errs as the teachers do.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tasks.verifiers.judge_chat import Chat, last_object, read_completion
+from tasks.verifiers.judge_chat import Chat, last_object, marked, read_completion
 from tasks.verifiers.judge_endpoint import Endpoint, EndpointFault, Session
 from tasks.verifiers.verdict import settings_hash
 
@@ -94,10 +93,8 @@ def pair_judge_version(model: str, revision: str | None) -> str:
 
 
 def prompt(question: str, a: str, b: str) -> str:
-    """The user message. The marks carry a hash of the material, so that a text can't close its own part."""
-    parts = {"QUESTION": question[-MAX_CHARS:], "ANSWER A": a[-MAX_CHARS:], "ANSWER B": b[-MAX_CHARS:]}
-    mark = hashlib.sha256("\0".join(parts.values()).encode(errors="replace")).hexdigest()[:8]
-    return "\n".join(f"[[{name} {mark}]]\n{text}\n[[/{name} {mark}]]" for name, text in parts.items())
+    """The user message."""
+    return marked({"QUESTION": question[-MAX_CHARS:], "ANSWER A": a[-MAX_CHARS:], "ANSWER B": b[-MAX_CHARS:]})
 
 
 def read_reply(payload: str) -> tuple[Place, str]:
