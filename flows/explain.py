@@ -18,7 +18,7 @@ def explain_error(error: Any, raw: Any, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         allowed = allowed_keys(model, path[:-1], raw)
         close = difflib.get_close_matches(str(path[-1]), allowed, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else "."
         return f"{where}: unknown key{hint} Allowed here: {', '.join(allowed)}"
     if kind == "missing":
         return f"{where}: missing; expected a value"
@@ -43,6 +43,7 @@ def _shown(value: Any) -> str:
 def file_path(location: Sequence[Any], raw: Any) -> list[Any]:
     """The path of keys as they stand in the file: pydantic's location without the tags of unions."""
     path: list[Any] = []
+    location = [part for part in location if part != "[key]"]  # a wrong key is its own place
     place = raw
     for number, part in enumerate(location):
         inside = (isinstance(place, dict) and part in place) or (

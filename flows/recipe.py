@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from flows.errors import RecipeError
 from flows.explain import explain_error
+from flows.recipe_file import check_plain, parse, read_recipe_file
 from storage.workspace import shard_bits
 from tasks.curate import CurateSettings
 from tasks.evaluate import EvaluateSettings
@@ -139,15 +140,7 @@ class LoadedRecipe:
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     """Read and check a recipe file; `overrides` are `a.b=value`, the value YAML."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as fault:
-        raise RecipeError(f"{path}: no such recipe; ready-made ones lie in deploy/recipes/") from fault
-    except (OSError, UnicodeDecodeError) as fault:
-        raise RecipeError(f"{path}: can't be read: {fault}") from fault
-    except yaml.YAMLError as fault:
-        raise RecipeError(f"{path}: no valid YAML: {' '.join(str(fault).split())}") from fault
-    return check_recipe(raw, path.resolve().parent, overrides, path)
+    return check_recipe(read_recipe_file(path), path.resolve().parent, overrides, path)
 
 
 def check_recipe(raw: Any, base: Path, overrides: tuple[str, ...] = (), path: Path | None = None) -> LoadedRecipe:
@@ -158,6 +151,7 @@ def check_recipe(raw: Any, base: Path, overrides: tuple[str, ...] = (), path: Pa
     raw = {key: value for key, value in raw.items() if not str(key).startswith("x-")}  # anchors of the author's own
     for override in overrides:
         _override(raw, override)
+    check_plain(raw, where)
     try:
         recipe = Recipe.model_validate(raw, context={"base": base})
     except ValidationError as fault:
@@ -183,10 +177,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     name, found, text = override.partition("=")
     if not found or not name:
         raise RecipeError(f"--set {override}: expected key.key=value, such as curate.near_duplicates.threshold=0.9")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise RecipeError(f"--set {override}: the value is no valid YAML") from fault
+    value = parse(text, f"--set {override}")
     *parents, last = name.split(".")
     place: Any = raw
     for part in parents:

@@ -125,12 +125,18 @@ def verify(
             rows += _judge_batch(batch, len(rows), settings, bench, columns, category)
             bars.advance("verify", len(batch))
     counts.update(row["status"] for row in rows)
+    if not rows:
+        raise UsageError(f"{file}: found no rows, expected one response a row")
     _write(pa.Table.from_pylist(rows, schema=RESULT), out)
     judged = [row for row in rows if row["passed"] is not None]
     passed = sum(row["passed"] for row in judged)
     listed = ", ".join(f"{status} {number:,}" for status, number in counts.most_common())
     console.print(f"{out}: {len(rows):,} rows, {passed:,} of {len(judged):,} judged passed ({listed})", highlight=False,
                   soft_wrap=True)  # fmt: skip
+    unread = [evidence for row in rows if "place" in (evidence := json.loads(row["evidence"]))]
+    if len(unread) == len(rows):
+        raise UsageError(f"{file}: none of its {len(rows):,} rows can be judged; the first, {unread[0]['place']}: "
+                         f"{unread[0]['reason']}. --column OURS=THEIRS names columns")  # fmt: skip
     if counts["infra_error"]:
         raise typer.Exit(EXIT_PENDING)
 

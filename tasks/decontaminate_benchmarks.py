@@ -59,7 +59,7 @@ class Benchmark(Settings):
                 raise ValueError(f"no benchmark {value!r} is known; give {{name, path, question}}, or one of "
                                  f"{', '.join(sorted(KNOWN))}")  # fmt: skip
             return KNOWN[value] | {"name": value}
-        if isinstance(value, dict) and value.get("name") in KNOWN:
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"] in KNOWN:
             known = dict(KNOWN[value["name"]])
             if value.get("path") is not None:
                 known = {key: part for key, part in known.items() if key not in ("hub", "config", "split", "revision")}

@@ -19,9 +19,10 @@ from storage.fingerprint import hash_text
 from storage.manifest import Book, Head
 from storage.schemas import LEDGER, QUESTIONS, TABLES
 from storage.workspace import Transaction, Workspace
+from tasks.errors import UnreadableSource
 from tasks.question import BadRecord, to_question
 from tasks.settings import Settings
-from tasks.sources import Source, fingerprint_files, read_source
+from tasks.sources import GeneratorSource, Source, fingerprint_files, read_source
 from tasks.spill import Spill
 from tasks.step import Context, Step, Work
 
@@ -63,7 +64,8 @@ def ingest_step(sources: Sequence[Source], settings: IngestSettings, base: Path)
 
 def _read(context: Context, step: Step, sources: Sequence[Source], settings: IngestSettings, base: Path,
           good: Spill, bad: Spill) -> None:  # fmt: skip
-    """Spill all records: the good ones as rows, the bad ones as rows of the ledger."""
+    """Spill all records: the good ones as rows, the bad ones as rows of the ledger. Raises UnreadableSource for a
+    source without a single question: by mistake, a mirror's questions would all retire."""
     workspace = context.workspace
     ranks = _ranks(sources)
     for source in sources:
@@ -71,6 +73,7 @@ def _read(context: Context, step: Step, sources: Sequence[Source], settings: Ing
             "question_source": source.name, "category": source.category, "license": source.license,
             "language": source.language,
         }  # fmt: skip
+        first, questions = None, 0
         for record in read_source(source, base):
             context.progress.expect(step.key, 1)
             fault = record.value if isinstance(record.value, BadRecord) else None
@@ -83,12 +86,21 @@ def _read(context: Context, step: Step, sources: Sequence[Source], settings: Ing
             if fault is None:
                 row |= {"unit_id": record.place, "rank": ranks[source.name]}
                 good.add(workspace.shard_of(row["question_id"]), row)
+                questions += 1
             else:
+                first = first or f"{record.place}: {fault.rule}: {fault.detail}"
                 shard = workspace.shard_of(hash_text(record.place))
                 evidence = json.dumps({"detail": fault.detail}, ensure_ascii=False)
                 bad.add(shard, context.drop(step.key, "record", record.place, fault.rule, value=fault.value,
                                             threshold=fault.threshold, evidence=evidence))  # fmt: skip
             context.progress.advance(step.key, 1)
+        if not questions:
+            why = f"none of its records is a question; the first, {first}" if first else "it holds no records"
+            where = source.dataset if isinstance(source, GeneratorSource) else source.path
+            raise UnreadableSource(
+                f"source {source.name} ({where}): {why}. "
+                "Check its settings, `columns` above all, or take it out of the recipe"
+            )
 
 
 def _ranks(sources: Sequence[Source]) -> dict[str, int]:

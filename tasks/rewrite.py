@@ -20,7 +20,7 @@ from storage.schemas import CATEGORIES
 from tasks.asked import AskedShard, asking_step, request_about
 from tasks.label import survivors
 from tasks.plan import model_revision
-from tasks.settings import Settings
+from tasks.settings import CategoryName, Settings
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.teachers.prompts import Prompt, render
 from tasks.teachers.settings import ReplayTeacherSettings, TeacherSettings
@@ -43,7 +43,7 @@ class RewriteSettings(Settings):
     4096."""
     prompt: Prompt = Prompt(user=INSTRUCTIONS)
     """What it is told; the default asks for other words."""
-    categories: tuple[str, ...] = CATEGORIES
+    categories: tuple[CategoryName, ...] = CATEGORIES
     """Questions of these are rewritten."""
     keep_numbers: bool = True
     """Use no rewriting that lacks a number of the question."""

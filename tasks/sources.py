@@ -6,6 +6,7 @@ a whole file that can't be read raises UnreadableSource, which names it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import importlib.metadata
@@ -34,6 +35,9 @@ from tasks.settings import Settings
 Category = Literal["math", "code", "science", "instruction", "chat", "other"]
 MAX_LINE_BYTES = 64 << 20
 GENERATOR_HASH_SEED = "0"
+LFS_POINTER = b"version https://git-lfs"
+JSON_NAMES = {"list": "an array", "str": "a string", "int": "a number", "float": "a number", "bool": "true or false",
+              "NoneType": "null"}  # fmt: skip
 
 
 class SourceBase(Settings):
@@ -178,7 +182,16 @@ def read_file(path: Path, source: FileSource, base: Path) -> Iterator[Record]:
             yield Record(f"{prefix}:{line}", value)
     except (OSError, pa.ArrowException, ValueError, RecursionError) as fault:
         kind = "a data file" if kind == "auto" else kind
-        raise UnreadableSource(f"source {source.name}: {path} can't be read as {kind}: {fault}") from fault
+        why = "a Git LFS pointer, not the file; fetch it with git lfs pull" if _is_lfs_pointer(path) else fault
+        raise UnreadableSource(
+            f"source {source.name}: {path} can't be read as {kind}: {why}; check the file, or set `format`"
+        ) from fault
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+    return False
 
 
 def _format(path: Path) -> str:
@@ -229,8 +242,12 @@ def _parse_line(line: bytes) -> dict[str, Any] | BadRecord:
     except (ValueError, RecursionError) as fault:
         return BadRecord("broken_json", str(fault) or "nested too deeply")
     if not isinstance(value, dict):
-        return BadRecord("wrong_type", f"a {type(value).__name__}, expected an object")
+        return _no_object(value)
     return value
+
+
+def _no_object(value: Any) -> BadRecord:
+    return BadRecord("wrong_type", f"found {JSON_NAMES[type(value).__name__]}, expected an object")
 
 
 def _no_constant(name: str) -> None:
@@ -245,7 +262,7 @@ def _read_json(path: Path) -> Rows:
         raise ValueError("expected an array of objects")
     for number, value in enumerate(values, 1):
         fits = isinstance(value, dict)
-        yield number, value if fits else BadRecord("wrong_type", f"a {type(value).__name__}, expected an object")
+        yield number, value if fits else _no_object(value)
 
 
 def _read_csv(path: Path) -> Rows:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from storage.fingerprint import hash_json
 from storage.schemas import CATEGORIES
 from tasks.layouts import Layout
-from tasks.settings import Settings
+from tasks.settings import CategoryName, Settings
 from tasks.teachers.prompts import Prompt as Prompt
 from tasks.teachers.prompts import Prompts, check_prompts
 from tasks.teachers.prompts import render as render
@@ -71,12 +71,12 @@ class TeacherBase(Settings):
     prompts: dict[str, Prompts] = {}
     """By category, or `default`: a prompt, the name of a ready-made one, or several, over which the samples spread."""
     sampling: Sampling = Sampling()
-    sampling_by_category: dict[str, Sampling] = {}
+    sampling_by_category: dict[CategoryName, Sampling] = {}
     seeds: bool = True
     """Send a seed with each request; switch off for servers that can't take one."""
     drop_truncated: bool = False
     """Responses that max_tokens cut off go to the ledger (`truncated`); they stay in the table, as failed requests."""
-    categories: tuple[str, ...] | None = None
+    categories: tuple[CategoryName, ...] | None = None
     """Ask this teacher only questions of these categories."""
     expected_tokens: int | None = Field(default=None, ge=1)
     """Mean tokens of a response, for `plan`."""
@@ -86,7 +86,8 @@ class TeacherBase(Settings):
     """Of a response, in the recipe's currency, for `plan`."""
     price_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
     """Of a prompt; null: nothing."""
-
+    license: str | None = None
+    """Licence or terms of what it writes, for the export and its card; unset: not stated."""
     budget: BudgetSettings | None = None
     """What may be spent on this teacher; the recipe's own `budget` is for all of them together."""
 
@@ -182,7 +183,7 @@ class OpenAITeacherSettings(TeacherBase):
         if self.api_key_env and self.api_key_secret:
             raise ValueError("api_key_env and api_key_secret are two places for one key; name one of them")
         if not self.endpoints():
-            raise ValueError("base_url is empty; name at least one, as http://host:8000/v1")
+            raise ValueError("base_url is empty; expected at least one, such as http://host:8000/v1")
         return self
 
     def endpoints(self) -> Sequence[WeightedEndpoint]:

@@ -36,8 +36,8 @@ def check_rules(rules: Sequence[str], *, reference: bool = False) -> tuple[str, 
     for rule in rules:
         named = rule in ("boxed", "last_expression") or (reference and rule == "whole")
         if not named and not (rule.startswith("marker:") and rule.removeprefix("marker:").strip()):
-            valid = RULE_NAMES + (", whole" if reference else "")
-            raise UnknownAnswerRule(f"unknown answer rule {rule!r}; valid: {valid}")
+            where, valid = ("reference_from", f"{RULE_NAMES}, whole") if reference else ("answer_from", RULE_NAMES)
+            raise UnknownAnswerRule(f"{where}: found the rule {rule!r}, expected one of {valid}")
     return tuple(rules)
 
 

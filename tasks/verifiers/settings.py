@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from storage.schemas import CATEGORIES
-from tasks.settings import Settings
+from tasks.settings import CategoryName, Settings
+from tasks.verifiers.answer import check_rules
 from tasks.verifiers.reward_rule import RewardRule, RewardRules
 
 VerifierName = Literal["math", "code", "instructions", "quantity", "judge", "reward"]
@@ -23,6 +23,13 @@ class MathSettings(Settings):
     timeout_s: float = Field(default=5.0, gt=0)
     memory_mb: int = Field(default=1024, ge=512)
     threshold: float = Field(default=0.99, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> MathSettings:
+        check_rules(self.answer_from)
+        if self.reference_from is not None:
+            check_rules(self.reference_from, reference=True)
+        return self
 
 
 class CodeSettings(Settings):
@@ -122,15 +129,8 @@ class RewardSettings(Settings):
     divide_by: float = Field(default=12, gt=0)
     """What the attributes' best values add up to; DeepDistill: three of 0–4."""
     threshold: float = Field(default=0.7, ge=0, le=1)
-    by_category: dict[str, CategoryReward] = {}
+    by_category: dict[CategoryName, CategoryReward] = {}
     """Category → attributes, divide_by, threshold, where they differ."""
-
-    @model_validator(mode="after")
-    def _categories_exist(self) -> RewardSettings:
-        for category in self.by_category:
-            if category not in CATEGORIES:
-                raise ValueError(f"by_category.{category} is no category; one of {', '.join(CATEGORIES)}")
-        return self
 
     def rules(self) -> RewardRules:
         default = RewardRule(self.attributes, self.divide_by, self.threshold)
@@ -152,11 +152,11 @@ class VerifySettings(Settings):
     """A model that scores answers 0–5 against the reference; null: none."""
     reward: RewardSettings | None = None
     """A reward model for what has no reference; null: none."""
-    route: dict[str, tuple[VerifierName, ...]] = {}
+    route: dict[CategoryName, tuple[VerifierName, ...]] = {}
     """Category → verifiers in order. Unset categories go: math → math; code → code; instruction → instructions;
     science → quantity, then judge, then reward; others → judge where there is a reference, else reward. Judge and
     reward only where they are set; what none of them can judge is `unverifiable`."""
-    policy: dict[str, Policy] = {}
+    policy: dict[CategoryName, Policy] = {}
     """Category → how several verdicts become one: first (the first that can judge), rule_or_judge, rule_and_judge."""
     trace: TraceSettings = TraceSettings()
     """Format and degeneration checks; every response has them, `select.trace` says which leave it out."""
@@ -172,7 +172,9 @@ class VerifySettings(Settings):
         for category, verifiers in self.route.items():
             for name in ("judge", "reward"):
                 if name in verifiers and getattr(self, name) is None:
-                    raise ValueError(f"route.{category} names {name}, but verify.{name} is not set")
+                    raise ValueError(
+                        f"route.{category} names {name}, but verify.{name} is not set; set it, or take {name} out"
+                    )
         return self
 
     def policy_for(self, category: str) -> Policy:

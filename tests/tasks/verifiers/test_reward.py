@@ -155,7 +155,7 @@ def test_outputs_may_be_named_by_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_category_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"by_category\.chats is no category; one of math, code"):
+    with pytest.raises(ValueError, match=r"found 'chats', expected one of math, code"):
         VerifySettings.model_validate({"reward": {"model": "m", "by_category": {"chats": {"threshold": 0.5}}}})
 
 
