@@ -18,6 +18,7 @@ demo: setup
 
 test: setup
 	@deploy/sandbox_image.sh full
+	@deploy/setup.sh browser
 	$(BIN)/python -m pytest
 
 lint: setup

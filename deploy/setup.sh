@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Sets a machine up: virtual environment in .venv, Docker engine, sandbox image. Does nothing where all is there.
+# `deploy/setup.sh browser` adds the browser that the tests of the viewer drive.
 #
 #   PYTHON   Python ≥ 3.11                       (default python3)
 #   TORCH    the torch requirement               (default torch; torch==2.13.0 for a small CPU build)
 #
-# Installs and starts the Docker engine only where it may: as root on Debian or Ubuntu.
+# Installs the browser, and installs and starts the Docker engine, only where it may: as root on Debian or Ubuntu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,6 +55,21 @@ engine() {
     die "the Docker engine did not come up within a minute." "See /var/log/stillhouse-dockerd.log"
 }
 
+browser() {
+    if command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "${CHROMIUM:-}" ]; then return; fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "no chromium here: tests that need one are skipped. Install it, or name one in the variable CHROMIUM"
+        return
+    fi
+    say "installing chromium"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+}
+
+if [ "${1:-}" = browser ]; then
+    browser
+    exit
+fi
 environment
 engine
 deploy/sandbox_image.sh

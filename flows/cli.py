@@ -16,13 +16,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import flows.ablate as ablate_command
 import flows.decontaminate_command as decontaminate_command
 import flows.dedup_command as dedup_command
 import flows.inspect as inspect_commands
 import flows.standalone as standalone_commands
+import flows.suggest_cv as suggest_cv_command
 import flows.suspects as suspects_command
+import flows.view as view_command
 from flows.errors import RecipeError, UsageError
 from flows.launch import EXIT_INTERRUPTED, LaunchFailed, launch
+from flows.printable import printable
 from flows.recipe import budget_overrides
 from flows.steps import STAGES
 from sandbox import SandboxError
@@ -60,6 +64,10 @@ BudgetOption = Annotated[
         help="Most to spend on all teachers: requests, tokens, money (all that the workspace holds counts), hours.",
     ),
 ]
+UnknownLicenseOption = Annotated[
+    bool,
+    typer.Option("--allow-unknown-license", help="Export rows whose licence nobody stated; the card says so."),
+]
 STAGE_NAMES = ", ".join(STAGES)
 
 
@@ -77,10 +85,11 @@ def run(
     from_: Annotated[str | None, typer.Option("--from", help="Make everything from this stage on again.")] = None,
     teacher: TeacherOption = None,
     budget: BudgetOption = None,
+    allow_unknown_license: UnknownLicenseOption = False,
     set_: SetOption = None,
 ) -> None:
     """Run a recipe, or go on where the last run stopped. Only what is missing or changed is made."""
-    overrides = [*(set_ or ()), *(budget_overrides(budget) if budget else ())]
+    overrides = [*_license_overrides(set_, allow_unknown_license), *(budget_overrides(budget) if budget else ())]
     raise typer.Exit(launch(recipe, workspace, overrides, until=until, redo_from=from_, teachers=teacher))
 
 
@@ -94,6 +103,10 @@ def demo(
     """The whole road with an embedded teacher: questions, traces, verdicts, a data set, a trained student, a report."""
     recipe = Path(__file__).resolve().parent.parent / "deploy" / "recipes" / "demo.yaml"
     raise typer.Exit(launch(recipe, workspace, set_))
+
+
+def _license_overrides(set_: list[str] | None, allow_unknown_license: bool) -> list[str]:
+    return [*(set_ or ()), *(["export.allow_unknown_license=true"] if allow_unknown_license else [])]
 
 
 def _stage_command(stage: str, summary: str) -> None:
@@ -119,14 +132,36 @@ for _stage, _summary in (
     ("score", "Let the scorers read the responses: perplexity, log-probability of each sentence."),
     ("grade", "Compute pass rates, CV and difficulty."),
     ("select", "Choose the training examples."),
-    ("export", "Write the data set that a trainer loads."),
+):
+    _stage_command(_stage, _summary)
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument,
+    workspace: WorkspaceOption = None,
+    teacher: TeacherOption = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Make it again, changed or not.")] = False,
+    allow_unknown_license: UnknownLicenseOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Write the data sets that trainers load. One stage of `run`; its input must be there."""
+    overrides = _license_overrides(set_, allow_unknown_license)
+    redo_from = "export" if redo else None
+    raise typer.Exit(launch(recipe, workspace, overrides, only="export", redo_from=redo_from, teachers=teacher))
+
+
+for _stage, _summary in (
     ("train", "Train the student."),
     ("evaluate", "Measure the student before and after on held-out questions."),
 ):
     _stage_command(_stage, _summary)
 
 inspect_commands.add_to(app)
+ablate_command.add_to(app)
 suspects_command.add_to(app)
+suggest_cv_command.add_to(app)
+view_command.add_to(app)
 standalone_commands.add_to(app)
 decontaminate_command.add_to(app)
 dedup_command.add_to(app)
@@ -144,7 +179,7 @@ def _plain_errors() -> Iterator[None]:
     except KNOWN_ERRORS as fault:
         if os.environ.get("STILLHOUSE_DEBUG"):
             raise
-        errors.print(f"error: {fault}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(printable(f"error: {fault}"), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """`stillhouse decontaminate`: questions that are on a benchmark leave a file, with the evidence beside it.
 
+The file is read twice, once to judge its rows and once to copy those that stay; no row is held in between.
 `--plant N` measures instead of trusting: copies of benchmark items, changed by rules, are put to the same rules.
 """
 
@@ -10,41 +11,42 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from flows.errors import UsageError
+from flows.kept_rows import (
+    ENDINGS,
+    Kept,
+    beside,
+    check_files,
+    read_columns,
+    refuse_without_questions,
+    write_kept,
+    write_ledger,
+)
 from flows.launch import EXIT_PENDING
 from flows.progress import Bars
 from flows.recipe import check_recipe, load_recipe
-from storage.files import write_file
-from tasks.decontaminate import Benchmarks, DecontaminateSettings
+from tasks.decontaminate import Benchmarks, DecontaminateSettings, Item
 from tasks.decontaminate_benchmarks import KNOWN, Benchmark, load_items
 from tasks.decontaminate_decision import Contamination
 from tasks.decontaminate_planting import KINDS
 from tasks.embeddings import EmbeddingSettings, embed
 from tasks.findings import Example, Section, write_findings
-from tasks.question import BadRecord, lookup, normalise, question_text, read_messages
+from tasks.question import BadRecord, lookup, normalise, question_text, read_question
 from tasks.sources import FileSource, Record, read_file
 
 BATCH = 8192
 SHOWN = 5
-"""Example pairs of each benchmark and rule on the page."""
-KINDS_OF_COLUMN: dict[str, pa.DataType] = {
-    "row": pa.int64(),
-    "rule": pa.string(),
-    "value": pa.float64(),
-    "threshold": pa.float64(),
-    "evidence": pa.string(),
-}
-LEDGER = pa.schema(KINDS_OF_COLUMN)
+"""Example pairs of each rule on the page."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,14 +55,28 @@ def add_to(app: typer.Typer) -> None:
 
 @dataclass
 class Outcome:
-    """What came out of a file."""
+    """What came out of a file; a byte a row, and numbers a benchmark and rule."""
 
-    rows: int = 0
-    kept: list[dict[str, Any]] = field(default_factory=list)
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    suspects: list[tuple[int, Contamination]] = field(default_factory=list)
-    texts: dict[int, str] = field(default_factory=dict)
-    """of the rows that something was found for"""
+    stays: bytearray = field(default_factory=bytearray)
+    """of each row, 1 or 0"""
+    rules: Counter[str] = field(default_factory=Counter)
+    """rows that go"""
+    hit: dict[str, set[int]] = field(default_factory=dict)
+    """of each benchmark, the items for which a row goes"""
+    fates: dict[str, Counter[str]] = field(default_factory=dict)
+    """of each benchmark, rows that are removed, undecided, suspect and kept"""
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    """of each rule and of kept suspects, the first so many"""
+
+    unread: int = 0
+    """rows without a question, and why the first has none"""
+    first_unread: str = ""
+
+    def kept(self) -> Kept:
+        return np.frombuffer(self.stays, np.bool_)
+
+    def suspects(self) -> int:
+        return sum(fates["suspect"] for fates in self.fates.values())
 
 
 def decontaminate(
@@ -85,40 +101,45 @@ def decontaminate(
     Beside OUT: OUT.ledger.parquet (row, rule, value, threshold, evidence) and OUT.html with examples. Exit status 3
     where the judge left questions undecided; these are kept out.
     """
-    if out.suffix not in (".parquet", ".jsonl"):
+    if out.suffix.lower() not in ENDINGS:
         raise UsageError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
+    check_files(file, out)
     settings, embedding = _settings(file, recipe, against or [], set_ or [])
     base = recipe.parent if recipe else Path()
     console = Console()
     with console.status("reading benchmarks"):
         index = Benchmarks(load_items(settings.benchmarks, base), settings, embedding)
-    columns = dict(_pair(one, "--column") for one in column or ())
+    columns = read_columns(column or ())
+    source = FileSource(name="file", kind="file", path=str(file))
+
+    def records() -> Iterator[Record]:
+        return read_file(file, source, file.parent)
+
+    outcome = Outcome()
     with Bars(console) as bars:
-        outcome = _screen(file, index, settings, embedding, columns, bars)
-    _write_rows(outcome.kept, out, pq.read_schema(file) if file.suffix in (".parquet", ".pq") else None)
-    ledger = out.with_name(f"{out.name}.ledger.parquet")
-    table = pa.Table.from_pylist(outcome.ledger, schema=LEDGER)
-    write_file(ledger, lambda path: pq.write_table(table, path, compression="zstd"))
-    sections = [_benchmark_section(index, outcome)]
-    sections += _example_sections(index, outcome)
-    console.print(_benchmark_table(index, outcome))
+        write_ledger(out, _screen(records(), index, settings, embedding, columns, bars, outcome))
+        kept = outcome.kept()
+        write_kept(file, out, kept, records)
+    by_benchmark = _benchmark_section(index, outcome)
+    sections = [by_benchmark, *_example_sections(outcome)]
+    console.print(_as_table(by_benchmark))
     if plant:
         planted = _plant(index, settings, embedding, plant)
         sections.append(planted)
         console.print(_as_table(planted))
-    page = out.with_name(f"{out.name}.html")
-    rules = Counter(row["rule"] for row in outcome.ledger)
+    page = beside(out, "html")
     facts = [
         ("file", str(file)),
-        ("rows", f"{outcome.rows:,}"),
-        ("kept", f"{len(outcome.kept):,}"),
-        ("suspects kept", f"{len(outcome.suspects):,}"),
-    ] + [(rule, f"{n:,}") for rule, n in sorted(rules.items())]
+        ("rows", f"{len(kept):,}"),
+        ("kept", f"{kept.sum():,}"),
+        ("suspects kept", f"{outcome.suspects():,}"),
+    ] + [(rule, f"{n:,}") for rule, n in sorted(outcome.rules.items())]
     write_findings(page, f"Decontamination of {file.name}", facts, sections)
-    listed = ", ".join(f"{rule} {number:,}" for rule, number in rules.most_common()) or "nothing removed"
-    console.print(f"{out}: {len(outcome.kept):,} of {outcome.rows:,} rows kept ({listed}); findings in {page}",
+    listed = ", ".join(f"{rule} {number:,}" for rule, number in outcome.rules.most_common()) or "nothing removed"
+    console.print(f"{out}: {kept.sum():,} of {len(kept):,} rows kept ({listed}); findings in {page}",
                   highlight=False, soft_wrap=True)  # fmt: skip
-    if rules["benchmark_undecided"]:
+    refuse_without_questions(file, len(kept), outcome.unread, outcome.first_unread)
+    if outcome.rules["benchmark_undecided"]:
         raise typer.Exit(EXIT_PENDING)
 
 
@@ -157,58 +178,59 @@ def _benchmark(text: str) -> Benchmark:
         raise UsageError(f"--against {text}: {fault.errors()[0]['msg']}") from fault
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    ours, found, theirs = text.partition("=")
-    if not found:
-        raise UsageError(f"{option} {text}: expected OURS=THEIRS, such as question=problem")
-    return ours, theirs
-
-
-def _screen(file: Path, index: Benchmarks, settings: DecontaminateSettings, embedding: EmbeddingSettings,
-            columns: dict[str, str], bars: Bars) -> Outcome:  # fmt: skip
-    outcome = Outcome()
-    source = FileSource(name="file", kind="file", path=str(file))
-    for batch in _batches(read_file(file, source, file.parent)):
+def _screen(records: Iterator[Record], index: Benchmarks, settings: DecontaminateSettings,
+            embedding: EmbeddingSettings, columns: dict[str, str], bars: Bars,
+            outcome: Outcome) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Judge all records: the ledger's rows, as they are found; what else is to be told goes to `outcome`."""
+    while batch := list(islice(records, BATCH)):
         bars.expect("decontaminate", len(batch))
         read = [_question(record, columns) for record in batch]
         texts = [text for text in read if isinstance(text, str)]
         answers = [_answer(record, columns) for record, text in zip(batch, read, strict=True) if isinstance(text, str)]
         vectors = embed([normalise(text) for text in texts], embedding) if settings.wants_embeddings() else None
         verdicts = iter(index.check(texts, vectors, answers))
-        for record, text in zip(batch, read, strict=True):
-            row = outcome.rows
-            outcome.rows += 1
-            if isinstance(text, BadRecord):
-                _drop(outcome, row, text.rule, text.value, text.threshold, json.dumps({"seen": text.detail}))
-                continue
-            found = next(verdicts)
-            rule = index.drops(found)
-            if found.verdict != "clean":
-                outcome.texts[row] = text
-            if rule:
-                _drop(outcome, row, rule, found.value, found.threshold, index.evidence(found))
-                continue
-            if found.verdict == "suspect":
-                outcome.suspects.append((row, found))
-            assert isinstance(record.value, dict)
-            outcome.kept.append(record.value)
+        for text in read:
+            gone = _ledger_row(text, verdicts, index, outcome)
+            outcome.stays.append(gone is None)
+            if gone:
+                yield gone
         bars.advance("decontaminate", len(batch))
-    return outcome
 
 
-def _drop(outcome: Outcome, row: int, rule: str, value: float | None, threshold: float | None, evidence: str) -> None:
-    outcome.ledger.append({"row": row, "rule": rule, "value": value, "threshold": threshold, "evidence": evidence})
+def _ledger_row(text: str | BadRecord, verdicts: Iterator[Contamination], index: Benchmarks,
+                outcome: Outcome) -> dict[str, Any] | None:  # fmt: skip
+    """Why the next row goes, or None if it stays; a row without a question takes no verdict."""
+    row = len(outcome.stays)
+    if isinstance(text, BadRecord):
+        outcome.rules[text.rule] += 1
+        outcome.unread += 1
+        outcome.first_unread = outcome.first_unread or f"{text.rule}: {text.detail}"
+        return {"row": row, "rule": text.rule, "value": text.value, "threshold": text.threshold,
+                "evidence": json.dumps({"seen": text.detail}, ensure_ascii=False)}  # fmt: skip
+    found = next(verdicts)
+    if found.verdict == "clean":
+        return None
+    rule = index.drops(found)
+    _count(outcome, row, text, found, rule, index.items[found.item])
+    if rule is None:
+        return None
+    return {"row": row, "rule": rule, "value": found.value, "threshold": found.threshold,
+            "evidence": index.evidence(found)}  # fmt: skip
 
 
-def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    batch: list[Record] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) >= BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _count(outcome: Outcome, row: int, text: str, found: Contamination, rule: str | None, item: Item) -> None:
+    fates = outcome.fates.setdefault(item.benchmark, Counter())
+    if rule:
+        outcome.rules[rule] += 1
+        outcome.hit.setdefault(item.benchmark, set()).add(item.index)
+        fates["undecided" if rule == "benchmark_undecided" else "removed"] += 1
+    elif found.verdict == "suspect":
+        fates["suspect"] += 1
+    shown = outcome.examples.setdefault(rule or "suspects", [])
+    if len(shown) < SHOWN:
+        facts = [("value", found.value), ("threshold", found.threshold), *found.signals]
+        name = f"{item.benchmark}, item {item.index}"
+        shown.append(Example(f"row {row}", "in the file", text, name, item.text, facts, found.matched))
 
 
 def _question(record: Record, columns: dict[str, str]) -> str | BadRecord:
@@ -216,7 +238,7 @@ def _question(record: Record, columns: dict[str, str]) -> str | BadRecord:
         return record.value
     value = record.value
     try:
-        return question_text(read_messages(lambda name: lookup(value, columns.get(name, name))))
+        return question_text(read_question(lambda name: lookup(value, columns.get(name, name))))
     except BadRecord as fault:
         return fault
 
@@ -230,45 +252,16 @@ def _answer(record: Record, columns: dict[str, str]) -> str | None:
     return None
 
 
-def _write_rows(rows: list[dict[str, Any]], out: Path, schema: pa.Schema | None) -> None:
-    if out.suffix == ".parquet":
-        try:
-            table = pa.Table.from_pylist(rows, schema=schema)
-        except pa.ArrowException as fault:
-            raise UsageError(
-                f"--out {out}: a column holds values of several types ({fault}); give a .jsonl name"
-            ) from fault
-        write_file(out, lambda path: pq.write_table(table, path, compression="zstd"))
-        return
-
-    def write(path: Path) -> None:
-        with path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-    write_file(out, write)
-
-
 def _benchmark_section(index: Benchmarks, outcome: Outcome) -> Section:
-    removed: Counter[str] = Counter()
-    undecided: Counter[str] = Counter()
-    hit: dict[str, set[int]] = {}
-    for row in outcome.ledger:
-        seen = json.loads(row["evidence"])
-        if "benchmark" in seen:
-            counted = undecided if row["rule"] == "benchmark_undecided" else removed
-            counted[seen["benchmark"]] += 1
-            hit.setdefault(seen["benchmark"], set()).add(seen["item"])
-    suspects = Counter(index.items[found.item].benchmark for _, found in outcome.suspects)
     sizes = Counter(item.benchmark for item in index.items)
-    rows = [(name, size, len(hit.get(name, ())), removed[name], undecided[name], suspects[name])
-            for name, size in sizes.items()]  # fmt: skip
+    nothing: Counter[str] = Counter()
+    rows = []
+    for name, size in sizes.items():
+        fates = outcome.fates.get(name, nothing)
+        rows.append((name, size, len(outcome.hit.get(name, ())), fates["removed"], fates["undecided"],
+                     fates["suspect"]))  # fmt: skip
     return Section("By benchmark", "Items that are hit, rows that are removed, undecided and kept as suspects.",
                    ("benchmark", "items", "items hit", "removed", "undecided", "suspects kept"), rows)  # fmt: skip
-
-
-def _benchmark_table(index: Benchmarks, outcome: Outcome) -> Table:
-    return _as_table(_benchmark_section(index, outcome))
 
 
 def _as_table(section: Section) -> Table:
@@ -280,25 +273,10 @@ def _as_table(section: Section) -> Table:
     return table
 
 
-def _example_sections(index: Benchmarks, outcome: Outcome) -> list[Section]:
-    found: dict[str, list[Example]] = {}
-    for row in outcome.ledger:
-        seen = json.loads(row["evidence"])
-        if "benchmark" in seen and len(found.setdefault(row["rule"], [])) < SHOWN:
-            item = next(one for one in index.items
-                        if one.benchmark == seen["benchmark"] and one.index == seen["item"])  # fmt: skip
-            facts = [("value", row["value"]), ("threshold", row["threshold"]), *seen.get("signals", {}).items()]
-            found[row["rule"]].append(Example(f"row {row['row']}", "in the file", outcome.texts[row["row"]],
-                                              f"{item.benchmark}, item {item.index}", item.text, facts,
-                                              seen["matched"].split("; ")))  # fmt: skip
-    kept = []
-    for number, one in outcome.suspects[:SHOWN]:
-        item = index.items[one.item]
-        facts = [("value", one.value), ("threshold", one.threshold), *one.signals]
-        kept.append(Example(f"row {number}", "in the file", outcome.texts[number],
-                            f"{item.benchmark}, item {item.index}", item.text, facts, one.matched))  # fmt: skip
+def _example_sections(outcome: Outcome) -> list[Section]:
+    kept = outcome.examples.pop("suspects", [])
     sections = [Section(rule, f"Rows removed by the rule {rule}; what matched is marked.", examples=examples)
-                for rule, examples in sorted(found.items())]  # fmt: skip
+                for rule, examples in sorted(outcome.examples.items())]  # fmt: skip
     return sections + (
         [Section("suspects", "Rows that are kept, but look like an item.", examples=kept)] if kept else []
     )

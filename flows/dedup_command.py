@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from flows.errors import UsageError
+from flows.kept_rows import (
+    ENDINGS,
+    beside,
+    check_files,
+    read_columns,
+    refuse_without_questions,
+    write_kept,
+    write_ledger,
+)
 from flows.progress import Bars
-from storage.files import write_file
 from tasks.dedup import ClusterSettings, DedupSettings, Rules
 from tasks.dedup_file import Dropped, FileDecision, dedup_file, evidence_json, messages_of
 from tasks.embeddings import PACKAGED, EmbeddingSettings
@@ -28,11 +32,6 @@ from tasks.sources import FileSource, Record, read_file
 
 EXAMPLES = 12
 """Pairs of each rule on the page: half of them the least alike that were dropped."""
-ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
-KINDS: dict[str, pa.DataType] = {
-    "row": pa.int64(), "rule": pa.string(), "value": pa.float64(), "threshold": pa.float64(), "evidence": pa.string(),
-}  # fmt: skip
-LEDGER = pa.schema(KINDS)
 MEANING = {
     "exact_duplicate": "The same text but for case, blanks and the last stop.",
     "near_duplicate": "Cosine of the embeddings at or above the threshold.",
@@ -77,14 +76,8 @@ def dedup(
     format_ = ENDINGS.get(file.suffix.lower())
     if format_ is None or ENDINGS.get(out.suffix.lower()) != format_:
         raise UsageError(f"{file} → {out}: expected two .jsonl or two .parquet files, so that rows stay as they are")
-    if not file.exists():
-        raise UsageError(f"{file}: no such file")
-    if out.exists() and out.samefile(file):
-        raise UsageError(f"--out {out}: is the input; name another file")
-    for pair in column or ():
-        if "=" not in pair:
-            raise UsageError(f"--column {pair}: expected OURS=THEIRS, such as question=problem")
-    columns = dict(pair.split("=", 1) for pair in column or ())
+    check_files(file, out)
+    columns = read_columns(column or ())
     rules, embedding = _settings(threshold, near, lexical, by, prefer, model, kind, revision)
     source = FileSource(name=file.stem.replace(" ", "_"), kind="file", path=str(file))
 
@@ -94,13 +87,16 @@ def dedup(
     console = Console()
     with Bars(console) as bars:
         decision = dedup_file(records, columns, rules, embedding, bars)
-        _write_kept(file, out, decision.kept(), format_)
-    _write_ledger(out, decision)
+        write_kept(file, out, decision.kept(), records)
+    write_ledger(out, _ledger_rows(decision))
     _write_page(out, file, decision, rules, embedding, records, columns)
     counts = Counter(one.rule for one in decision.dropped)
     listed = ", ".join(f"{rule} {number:,}" for rule, number in counts.most_common()) or "nothing dropped"
     console.print(f"{out}: {decision.rows - len(decision.dropped):,} of {decision.rows:,} rows stay ({listed})",
                   highlight=False, soft_wrap=True)  # fmt: skip
+    unread = [one for one in decision.dropped if one.rule not in MEANING]
+    why = f"{unread[0].rule}: {unread[0].evidence.get('detail')}" if unread else ""
+    refuse_without_questions(file, decision.rows, len(unread), why)
     if decision.recall < 1:
         console.print(f"compared in clusters: recall {decision.recall:.4f} on a sample", highlight=False)
 
@@ -124,45 +120,10 @@ def _settings(threshold: float, near: bool, lexical: float | None, by: str, pref
     return rules, embedding
 
 
-def _write_kept(file: Path, out: Path, kept: npt.NDArray[np.bool_], format_: str) -> None:
-    """The rows that stay, byte for byte in JSONL, value for value in Parquet."""
-    if format_ == "jsonl":
-        write_file(out, lambda path: _copy_lines(file, path, kept))
-    else:
-        write_file(out, lambda path: _copy_rows(file, path, kept))
-
-
-def _copy_lines(file: Path, path: Path, kept: npt.NDArray[np.bool_]) -> None:
-    row = 0
-    with file.open("rb") as lines, path.open("wb") as target:
-        for line in lines:
-            if line.strip():  # as `read_file` counts
-                if kept[row]:
-                    target.write(line if line.endswith(b"\n") else line + b"\n")
-                row += 1
-
-
-def _copy_rows(file: Path, path: Path, kept: npt.NDArray[np.bool_]) -> None:
-    row = 0
-    with pq.ParquetFile(file) as source, pq.ParquetWriter(path, source.schema_arrow, compression="zstd") as target:
-        for batch in source.iter_batches(batch_size=16_384):
-            some = batch.filter(pa.array(kept[row : row + batch.num_rows]))
-            row += batch.num_rows
-            if some.num_rows:
-                target.write_batch(some)
-
-
-def beside(out: Path, ending: str) -> Path:
-    return out.with_name(f"{out.name}.{ending}")
-
-
-def _write_ledger(out: Path, decision: FileDecision) -> None:
-    rows = [
-        {"row": one.row, "rule": one.rule, "value": one.value, "threshold": one.threshold,
-         "evidence": evidence_json(one)} for one in decision.dropped
-    ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=LEDGER)
-    write_file(beside(out, "ledger.parquet"), lambda path: pq.write_table(table, path, compression="zstd"))
+def _ledger_rows(decision: FileDecision) -> Iterator[dict[str, Any]]:
+    for one in decision.dropped:
+        yield {"row": one.row, "rule": one.rule, "value": one.value, "threshold": one.threshold,
+               "evidence": evidence_json(one)}  # fmt: skip
 
 
 def _write_page(out: Path, file: Path, decision: FileDecision, rules: Rules, embedding: EmbeddingSettings,

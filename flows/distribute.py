@@ -39,6 +39,7 @@ from storage.fingerprint import hash_text
 from storage.lease import Leases, LeaseTaken, Term, Watch
 from storage.workspace import Workspace
 from tasks.errors import StageError
+from tasks.plan import slices
 from tasks.step import ASKED_FOR, Progress, Step
 
 POLL_S = 2.0
@@ -143,7 +144,8 @@ class Parent:
         self._watches = {key: Watch() for key in self._leases}
         self._open = [sent for one in self.ranges for sent in self._blocks(one)]
         recipe = self.loaded.recipe
-        self._limited = {f"generate.{one.name}" for one in recipe.teachers if recipe.budget or one.budget}
+        limited = [one for one in recipe.teachers if recipe.budget or one.budget]
+        self._limited = {f"generate.{part}" for one in limited for part in slices(one)}
         self._failed: list[str] = []
         self._warned = self._away = False
         self._began = datetime.now(UTC)

@@ -233,10 +233,23 @@ def _spread(teacher: TeacherBase, left: dict[str, int], measured: Measured) -> f
     return math.hypot(*errors) if any(errors) else None
 
 
+def _later_rounds(teacher: TeacherBase, found: TeacherEstimate) -> str:
+    """The most that `until` may ask beyond the requests of the table, as if no question were ever done."""
+    requests = found.requests // teacher.samples * (teacher.max_samples - teacher.samples)
+    text = f"teacher {teacher.name}: until {teacher.until}: at most {requests:,} more requests in later rounds"
+    if found.tokens is None or not found.left:
+        return text
+    scale = requests / found.left
+    text += f", {found.tokens * scale:,.0f} response tokens"
+    return text if found.money is None else f"{text}, {found.money * scale:,.2f} in money"
+
+
 def _lacking(
     teachers: Sequence[TeacherBase], estimates: Sequence[TeacherEstimate], measured: Measured
 ) -> Iterator[str]:
     for teacher, found in zip(teachers, estimates, strict=True):
+        if teacher.until:
+            yield _later_rounds(teacher, found)
         if isinstance(teacher, ReplayTeacherSettings):
             continue
         lacking = ["expected_tokens"] if found.tokens is None else []

@@ -11,21 +11,24 @@ import pyarrow as pa
 import typer
 import yaml
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows.doctor import check_all
 from flows.errors import UsageError
 from flows.launch import funnel_table, launch
 from flows.perplexities import perplexity_table
 from flows.plan_command import plan
+from flows.printable import printable, printable_json
 from flows.recipe import LoadedRecipe, check_recipe, load_recipe
 from flows.run import Wish
 from flows.run import plan as plan_run
-from flows.status import StepStatus, recipe_status, workspace_status
+from flows.status import StepStatus, curation_lines, recipe_status, workspace_status
 from storage.database import open_views
 from storage.workspace import Workspace
-from tasks.label import agreement_lines
+from tasks.viewer.question import FACTS
 
 WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of the data set.")]
 ROWS_SHOWN = 100
@@ -68,7 +71,7 @@ def status(
     unknown = {one.step for one in workspace_status(place)} - {one.step for one in statuses}
     if unknown:
         console.print(f"also there, not in the recipe: {', '.join(sorted(unknown))}", highlight=False)
-    for line in agreement_lines(place):
+    for line in curation_lines(place):
         console.print(escape(line), highlight=False)
     if not all(one.balanced for one in statuses):
         raise UsageError("the books of a step don't balance (see above); make it again with `stillhouse run --from`")
@@ -105,28 +108,15 @@ def show(workspace: WorkspaceArgument,
         raise UsageError(f"{identity}: {'several questions begin so' if found else 'no such question or response'}")
     question = found[0][0]
     console = Console()
-    for title, query in (
-        ("question", "select * from questions where question_id = $1"),
-        ("label", "select * from labels where question_id = $1"),
-        ("rewritten", "select * from rewrites where question_id = $1"),
-        ("curated", "select split from curated where question_id = $1"),
-        ("responses", "select * from responses where question_id = $1 order by teacher, sample_index"),
-        ("scores", "select * exclude (sentences), len(sentences) as sentences from scores where question_id = $1 "
-                   "order by teacher, response_id, scorer"),
-        ("verdicts", "select * from verdicts where question_id = $1 order by teacher, sample_index, verifier"),
-        ("grade", "select * from grades where question_id = $1"),
-        ("reference put to the judge", "select * from repairs where question_id = $1"),
-        ("selected", "select * from selection where question_id = $1"),
-        ("dropped", """select * from ledger where unit_id = $1 or split_part(unit_id, '/', 1) in
-                       (select response_id from responses where question_id = $1)"""),
-    ):  # fmt: skip
-        rows = _rows(views, query, [question]).to_pylist()
+    for title, query in FACTS.items():
+        rows = _rows(views, query, {"question_id": question}).to_pylist()
         console.rule(title, align="left")
         if not rows:
             console.print("none")
         for row in rows:
             shown = {name: value for name, value in row.items() if value is not None}
-            console.print_json(json.dumps(shown, default=str))
+            text = json.dumps(shown, default=str, indent=2, ensure_ascii=False)
+            console.print(JSONHighlighter()(Text(printable_json(text))), soft_wrap=True)
 
 
 def sql(
@@ -140,12 +130,12 @@ def sql(
     query = query or "select table_name as view, string_agg(column_name, ', ' order by ordinal_position) as columns " \
                      "from information_schema.columns group by 1 order by 1"  # fmt: skip
     try:
-        result = _rows(views, query, [])
+        result = _rows(views, query, {})
     except duckdb.Error as fault:
         raise UsageError(f"the query failed: {fault}") from fault
     if as_json:
         for row in result.to_pylist():
-            typer.echo(json.dumps(row, default=str, ensure_ascii=False))
+            typer.echo(printable_json(json.dumps(row, default=str, ensure_ascii=False)))
         return
     table = Table()
     for name in result.column_names:
@@ -157,7 +147,7 @@ def sql(
         console.print(f"{ROWS_SHOWN} of {result.num_rows:,} rows; --json prints all", highlight=False)
 
 
-def _rows(views: duckdb.DuckDBPyConnection, query: str, parameters: list[str]) -> pa.Table:
+def _rows(views: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, str]) -> pa.Table:
     """A query's rows; a statement that gives none is an empty table."""
     result = views.sql(query, params=parameters)
     rows: pa.Table = pa.table({}) if result is None else result.to_arrow_table()
@@ -165,9 +155,8 @@ def _rows(views: duckdb.DuckDBPyConnection, query: str, parameters: list[str]) -
 
 
 def _cell(value: Any) -> str:
-    """A value on one line, without terminal sequences (law 10)."""
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() else "·" for char in text)[:400]
+    """A value on one line."""
+    return printable("" if value is None else str(value)[:400], keep="")
 
 
 def report(

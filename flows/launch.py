@@ -21,6 +21,8 @@ from flows.status import StepStatus, budget_lines, step_status
 from storage.database import open_views
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import evaluated
+from tasks.evaluate_table import change_lines, side_rows
+from tasks.export import export_lines
 
 EXIT_PENDING = 3
 EXIT_INTERRUPTED = 130
@@ -95,6 +97,8 @@ def show_result(loaded: LoadedRecipe, place: Workspace, statuses: Sequence[StepS
         metrics = evaluated(place, loaded.recipe.student.name)
         if metrics:
             console.print(accuracy_table(metrics))
+    for line in export_lines(place):
+        console.print(escape(line), highlight=False, soft_wrap=True)
     if place.head("report", ALL):
         console.print(f"report: {place.root / 'report.html'}", highlight=False, soft_wrap=True)
 
@@ -113,7 +117,7 @@ def funnel_table(statuses: Sequence[StepStatus]) -> Table:
 
 
 def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
-    """Pass rate per teacher, from the verdicts' outcomes."""
+    """Pass rate per teacher, from the outcomes of round 0."""
     table = Table(title="pass rate by teacher", title_justify="left")
     for name in ("teacher", "responses", "passed", "pass rate"):
         table.add_column(name, justify="left" if name == "teacher" else "right")
@@ -122,6 +126,7 @@ def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
             """
             select teacher, count(passed), count(*) filter (passed)
             from verdicts
+            semi join (select response_id from responses where round = 0) using (response_id)
             where verifier = 'outcome'
             group by teacher
             """
@@ -136,15 +141,19 @@ def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
 
 
 def accuracy_table(metrics: dict[str, Any]) -> Table:
-    sides = metrics["all"]
-    extra = [name for name in sides["before"] if name.startswith("pass@") and name != "pass@1"]
+    """Base, student and teachers side by side; what training changed stands below."""
     table = Table(title=f"student on {metrics['questions']} held-out questions", title_justify="left")
-    for name in ("", "accuracy", "95 % interval", *extra):
-        table.add_column(name, justify="left" if not name else "right")
-    for side in ("before", "after"):
-        found = sides[side]
-        if "accuracy" not in found:
-            continue
-        table.add_row(side, f"{found['accuracy']:.1%}", f"{found['low']:.1%} – {found['high']:.1%}",
-                      *(f"{found[name]:.1%}" for name in extra))  # fmt: skip
+    for name in ("on", "", "questions", "accuracy", "95 % interval", "at best", "majority", "tokens", "tokens/s"):
+        table.add_column(name, justify="left" if name in ("on", "") else "right")
+    for row in side_rows(metrics):
+        interval = "–" if row.low is None or row.high is None else f"{row.low:.1%} – {row.high:.1%}"
+        table.add_row(escape(row.on), escape(row.who), f"{row.questions:,}", _share(row.accuracy), interval,
+                      row.best_of, _share(row.majority), "–" if row.tokens is None else f"{row.tokens:,.0f}",
+                      "–" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}")  # fmt: skip
+    table.caption = "\n".join(change_lines(metrics)) or None
+    table.caption_justify = "left"
     return table
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

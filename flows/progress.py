@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flows.printable import printable
 from tasks.step import Progress as Reporter
 from tasks.step import Quiet
 from tasks.tally import ShowsTally, Tally
@@ -110,7 +111,7 @@ class Bars:
             return Group(self._bars, *([teachers_table(self._rates)] if self._rates else []))
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(printable(text), highlight=False, markup=False)
 
     def __enter__(self) -> Self:
         global _current
@@ -225,7 +226,7 @@ class Artifacts:
 
         try:
             if step not in self._ids:
-                name = step.removeprefix("generate.").replace("_", "-")
+                name = step.removeprefix("generate.").replace("_", "-").replace(".", "-")
                 made = create_progress_artifact(percent, f"{self._key}-generate-{name}", text)
                 self._ids[step] = cast(UUID, made)  # a coroutine only where an event loop runs
             else:

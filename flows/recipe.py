@@ -16,6 +16,7 @@ from flows.errors import RecipeError
 from flows.explain import explain_error
 from flows.recipe_file import check_plain, parse, read_recipe_file
 from storage.workspace import shard_bits
+from tasks.ablate import AblateSettings
 from tasks.curate import CurateSettings
 from tasks.evaluate import EvaluateSettings
 from tasks.export import ExportSettings
@@ -26,7 +27,7 @@ from tasks.scorers.settings import ScoreSettings
 from tasks.select import SelectSettings
 from tasks.settings import Settings
 from tasks.sources import Source
-from tasks.teachers.settings import BudgetSettings, TeacherSettings
+from tasks.teachers.settings import BudgetSettings, TeacherBase, TeacherSettings
 from tasks.train import StudentSettings
 from tasks.verifiers.settings import VerifySettings
 
@@ -80,6 +81,8 @@ class Recipe(Settings):
     export: ExportSettings = ExportSettings()
     student: StudentSettings | None = None
     evaluate: EvaluateSettings | None = None
+    ablate: AblateSettings = AblateSettings()
+    """What `stillhouse ablate` compares."""
     runner: RunnerSettings = RunnerSettings()
 
     @model_validator(mode="after")
@@ -101,21 +104,50 @@ class Recipe(Settings):
                 raise ValueError(f"select.trace.thinking: no teacher {name}; there are {', '.join(names) or 'none'}")
         if self.select.perplexity:
             self.select.perplexity.check(self.score, names)
+        self.select.check(
+            names,
+            [one.name for one in self.sources],
+            scorers=len(self.score.scorers) if self.score else 0,
+            provenance=bool(self.score and self.score.provenance),
+            embeds=self.curate.needs_embeddings(),
+        )
+        for one in self.teachers:
+            self._rounds_fit(one)
         if self.grade.repair and not self.verify.judge:
             raise ValueError(
                 "grade.repair asks a judge: set `verify.judge`; `verify.route` says where else it is asked"
             )
+        if self.student and "huggingface" not in self.export.formats:
+            raise ValueError("export.formats: a student is trained on the format huggingface; add it, or leave `student` "
+                             "out")  # fmt: skip
         if self.student and self.student.needs_pairs() and not self.negatives:
             raise ValueError(
                 "student.stages: redi and dpo are trained on pairs: set `negatives`, such as negatives: {}"
             )
         if self.evaluate and self.student and self.student.lora and not self.student.lora.merge:
             raise ValueError("evaluate reads whole models: set student.lora.merge to true, or leave `evaluate` out")
+        if self.score and self.score.provenance and self.score.provenance.trained and not self.evaluate:
+            raise ValueError("score.provenance.trained traces the student's held-out answers: set `evaluate`")
         if self.evaluate and not self.student:
             raise ValueError("evaluate needs a student: set `student`")
-        if self.evaluate and not self.curate.heldout:
-            raise ValueError("evaluate needs held-out questions: set `curate.heldout` to a share such as 0.05")
+        if self.evaluate and not self.curate.heldout and not self.evaluate.benchmarks:
+            raise ValueError(
+                "evaluate needs held-out questions: set `curate.heldout` to a share such as 0.05, or name "
+                "`evaluate.benchmarks`"
+            )
         return self
+
+    def _rounds_fit(self, teacher: TeacherBase) -> None:
+        if teacher.until == "settled" and self.grade.bands != "pass_rate":
+            raise ValueError(f"teacher {teacher.name}: until settled needs bands that are known while it is asked: set "
+                             f"grade.bands to pass_rate (found {self.grade.bands})")  # fmt: skip
+        limits = self.select.perplexity
+        if teacher.until and limits and limits.limit(teacher.name) is not None:
+            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select.perplexity can't judge "
+                             "them: leave `until` or the limit out")  # fmt: skip
+        if teacher.until and self.select.best_by in ("perplexity", "teacher_sentences"):
+            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select.best_by can't be "
+                             f"{self.select.best_by}: leave `until` out, or choose another")  # fmt: skip
 
 
 @dataclass(frozen=True)

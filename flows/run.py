@@ -15,6 +15,7 @@ from flows.recipe import LoadedRecipe
 from flows.steps import STAGES, build_steps
 from storage.workspace import Workspace
 from tasks.errors import MissingInput
+from tasks.plan import slices
 from tasks.step import Context, Heads, Step, Work, pending_work
 from tasks.teachers.settings import ReplayTeacherSettings
 
@@ -85,8 +86,8 @@ def sent_out(loaded: LoadedRecipe) -> set[str]:
     """The steps whose ranges of shards go to a work pool: all teachers but replayed ones, which cost nothing."""
     if loaded.recipe.runner.kind != "prefect":
         return set()
-    teachers = loaded.recipe.teachers
-    return {f"generate.{one.name}" for one in teachers if not isinstance(one, ReplayTeacherSettings)}
+    teachers = [one for one in loaded.recipe.teachers if not isinstance(one, ReplayTeacherSettings)]
+    return {f"generate.{part}" for one in teachers for part in slices(one)}
 
 
 def open_workspace(loaded: LoadedRecipe, folder: Path | None) -> Workspace:

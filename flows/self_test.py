@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.printable import printable
 from flows.recipe import LoadedRecipe
 from flows.steps import workers
 from storage.workspace import Workspace
@@ -71,7 +72,6 @@ def _show_misses(console: Console, rates: Rates, what: str, misses: Sequence[Mis
     more = f", the first {SHOWN_MISSES} of {len(misses)}" if len(misses) > SHOWN_MISSES else ""
     console.print(f"{rates.category}, {rates.verifier}: {what}{more}", highlight=False)
     for miss in misses[:SHOWN_MISSES]:
-        shown = "".join(char if char.isprintable() else " " for char in miss.answer[:SHOWN_CHARS])
-        text = " ".join(shown.split())
+        text = " ".join(printable(miss.answer[:SHOWN_CHARS], keep="", instead=" ").split())
         console.print(f"  {miss.question_id}  {miss.kind}, {miss.status}: {escape(text)}", highlight=False,
                       soft_wrap=True)  # fmt: skip

@@ -12,6 +12,7 @@ from storage.errors import BooksDontBalance
 from storage.manifest import Head
 from storage.workspace import Workspace
 from tasks.label import agreement_lines
+from tasks.pairs import pair_lines
 from tasks.shard_log import count_rows, log_folder, logs
 from tasks.step import Heads, Step
 
@@ -80,6 +81,11 @@ def budget_lines(status: StepStatus) -> list[str]:
     return [f"{reached}: {number:,} requests not asked" for reached, number in status.budget.items()]
 
 
+def curation_lines(workspace: Workspace) -> list[str]:
+    """What curation measured of itself: recall of the pairs, agreement of the labels."""
+    return [*pair_lines(workspace), *agreement_lines(workspace)]
+
+
 def recipe_status(plan: Plan) -> list[StepStatus]:
     """The status of each step of a recipe, with what a run would redo.
 
@@ -135,6 +141,6 @@ def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]],
         lines += ["", "Pending: " + ", ".join(f"{step} {number}" for step, number in pending.items())]
     for one in workspace_status(workspace):
         lines += [f"\n{one.step} stopped: {line}" for line in budget_lines(one)]
-    if labels := agreement_lines(workspace):
-        lines += ["", "## Labels", "", *(f"- {line}" for line in labels)]
+    if measured := curation_lines(workspace):
+        lines += ["", "## Curation", "", *(f"- {line}" for line in measured)]
     return "\n".join(lines)

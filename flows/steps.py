@@ -7,21 +7,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flows.errors import UsageError
+from flows.maker import maker_of
 from flows.recipe import LoadedRecipe
 from tasks.budget import Budget, by_price
 from tasks.curate import curate_steps
 from tasks.evaluate import evaluate_step
+from tasks.evaluate_harness import harness_step
+from tasks.evaluate_watch import watch_step
 from tasks.export import export_step
 from tasks.export_pairs import export_pairs_step
 from tasks.generate import generate_step
+from tasks.generate_rounds import rounds_steps
 from tasks.grade import grade_steps
 from tasks.grade_comparison import compare_step
 from tasks.ingest import ingest_step
 from tasks.negatives import negatives_step
+from tasks.plan import slices
+from tasks.provenance import provenance_step
+from tasks.provenance_student import trace_step
 from tasks.repeats import repeats_step
 from tasks.report import report_step
+from tasks.rounds import rule
 from tasks.score import score_step
-from tasks.select import select_step
+from tasks.select import select_steps
 from tasks.self_test import self_test_step
 from tasks.step import Step
 from tasks.teachers.settings import TeacherBase
@@ -62,22 +70,39 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     steps += [generate_step(teacher, loaded.base, budget) for teacher in in_order]
     if recipe.score:
         steps += [score_step(recipe.score, teacher) for teacher in asked]
+        if recipe.score.provenance:
+            steps += [provenance_step(recipe.score.provenance, name) for name in names]
     steps += [verify_step(recipe.verify, teacher, workers=number) for teacher in asked]
-    steps += grade_steps(recipe.grade, names, recipe.verify.judge)
+    for teacher in in_order:
+        if found := rule(teacher, recipe.grade):
+            steps += rounds_steps(teacher, found, recipe.verify, loaded.base, budget, workers=number)
+    rows = [part for teacher in asked for part in slices(teacher)]
+    again = [teacher.name for teacher in asked if teacher.until]
+    steps += grade_steps(recipe.grade, names, recipe.verify.judge, again)
     steps.append(compare_step(names))
     trace = recipe.select.trace
     if trace and trace.corpus_repeats:
         steps.append(repeats_step(asked, recipe.verify.trace.ngram, trace.corpus_repeats))
     scorers = [one.name for one in recipe.score.scorers] if recipe.score else []
-    steps.append(select_step(recipe.select, names, scorers))
-    steps.append(export_step(recipe.export, recipe.name, names, repairs=recipe.grade.repair))
+    steps += select_steps(recipe.select, names, scorers, again)
+    steps.append(export_step(recipe.export, maker_of(recipe, asked), repairs=recipe.grade.repair))
     if recipe.negatives:
-        steps.append(negatives_step(recipe.negatives, names))
-        steps.append(export_pairs_step(recipe.export, recipe.name, names))
+        steps.append(negatives_step(recipe.negatives, rows))
+        steps.append(export_pairs_step(recipe.export, maker_of(recipe, asked, pairs=True)))
     if recipe.student:
         steps += train_steps(recipe.student)
         if recipe.evaluate:
-            steps.append(evaluate_step(recipe.evaluate, recipe.student, recipe.verify, recipe.grade, workers=number))
+            steps.append(
+                evaluate_step(
+                    recipe.evaluate, recipe.student, recipe.verify, recipe.grade, workers=number, base=loaded.base
+                )
+            )
+            if recipe.evaluate.lm_eval:
+                steps.append(harness_step(recipe.evaluate.lm_eval, recipe.student.name))
+            if recipe.evaluate.watch:
+                steps.append(watch_step(recipe.evaluate, recipe.student, recipe.verify, names, workers=number))
+            if recipe.score and recipe.score.provenance and recipe.score.provenance.trained:
+                steps.append(trace_step(recipe.score, recipe.student, recipe.evaluate))
     steps.append(
         report_step(recipe.name, [step.key for step in steps], recipe.student.name if recipe.student else None)
     )

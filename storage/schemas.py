@@ -177,6 +177,26 @@ SCORES = pa.schema([
     column("error", TEXT, "why it could not be scored yet; null for a score", volatile=True),
 ])  # fmt: skip
 
+PROVENANCE_CLASSES = ("shared", "teacher", "student", "boosted")
+TRACED_SENTENCE = pa.struct([
+    ("part", TEXT), ("start", INT), ("end", INT), ("class", TEXT), ("teacher_prob", FLOAT), ("student_prob", FLOAT),
+    ("trained_prob", FLOAT),
+])  # fmt: skip
+
+PROVENANCE = pa.schema([
+    column("response_id", TEXT, "the response", required=True),
+    column("question_id", TEXT, "its question", required=True),
+    column("teacher", TEXT, "who wrote it", required=True),
+    column("sentences", pa.list_(TRACED_SENTENCE), "part: think | answer; characters start..end of that part; class: "
+           "shared | teacher | student | boosted; exp(mean log-probability) under teacher, student and, for a trained "
+           "student's answer, that student", volatile=True),
+    column("cut", INT, "sentences without a class, over the token limit of a scorer", required=True),
+    column("sentence_count", INT, "sentences with a class", required=True),
+    *(column(f"{name}_count", INT, f"of them {name}", required=True) for name in PROVENANCE_CLASSES),
+    *(column(f"{name}_share", FLOAT, f"{name}_count / sentence_count; null without a sentence")
+      for name in PROVENANCE_CLASSES),
+])  # fmt: skip
+
 VERDICTS = pa.schema([
     column("response_id", TEXT, "the response", required=True),
     column("question_id", TEXT, "its question", required=True),
@@ -282,7 +302,20 @@ SELECTION = pa.schema([
     column("pass_rate", FLOAT, "of the question over all teachers"),
     column("cv", FLOAT, "of the question over all teachers"),
     column("difficulty", TEXT, "of the question", required=True),
-    column("basis", TEXT, "what says that the response is right: verifiers | vote | repaired", required=True),
+    column("basis", TEXT, "what says that the response is right: verifiers | vote | repaired |"
+           " none (with `method: all`)",
+           required=True),
+    column("curriculum", FLOAT, "train in this order, the least first, equal ones by question_id; null without a "
+           "curriculum"),
+])  # fmt: skip
+
+ALLOTTED = pa.schema([
+    column("question_id", TEXT, "the question", required=True),
+    column("response_id", TEXT, "a response that a rule on the whole data set leaves out", required=True),
+    column("rule", TEXT, "coreset | no_embedding | category_quota | source_quota | mix | budget", required=True),
+    column("value", FLOAT, "distance to the nearest chosen question; place among its category's, source's or "
+           "teacher's; examples or tokens up to it"),
+    column("threshold", FLOAT, "what the recipe allows"),
 ])  # fmt: skip
 
 PREFERENCE_PAIRS = pa.schema([
@@ -381,11 +414,13 @@ TABLES = {
         Table("curated", CURATED, ("question_id",), "question"),
         Table("responses", RESPONSES, ("response_id",), "request", answered_requests, ("error_kind",)),
         Table("scores", SCORES, ("response_id", "scorer"), "score", finished_scores, ("error",)),
+        Table("provenance", PROVENANCE, ("response_id",), "response"),
         Table("verdicts", VERDICTS, ("response_id", "verifier"), "response", judged_responses, ("status",)),
         Table("repairs", REPAIRS, ("question_id",), "reference", settled, ("status",)),
         Table("grades", GRADES, ("question_id",), "question"),
         Table("comparison", COMPARISON, ("category", "teacher"), "teacher"),
         Table("repeats", REPEATS, ("response_id",), "repeat"),
+        Table("allotted", ALLOTTED, ("question_id", "response_id"), "response"),
         Table("selection", SELECTION, ("question_id", "response_id"), "response"),
         Table("preference_pairs", PREFERENCE_PAIRS, ("question_id", "chosen_id", "rejected_id"), "pair"),
     )

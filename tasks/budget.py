@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from storage.manifest import Head
 from storage.schemas import TABLES
 from storage.workspace import Workspace
+from tasks.plan import slices
 from tasks.shard_log import log_folder, logs, read_log, shard_of
 from tasks.step import ASKED_FOR, Step, Work
 from tasks.teachers.settings import BudgetSettings, TeacherBase
@@ -172,7 +173,8 @@ class Budget:
                 purse.began = purse.began or time.monotonic()
                 for account in purse.accounts:
                     if not account.counted:
-                        account.spent += spent(workspace, f"generate.{account.teacher.name}")
+                        for one in slices(account.teacher):
+                            account.spent += spent(workspace, f"generate.{one}")
                         account.counted = True
             if not purses:
                 return

@@ -25,6 +25,9 @@ NUMBER = r"-?\d+(?:\.\d+)?"
 SEQUENCE = re.compile(rf"{NUMBER}(?:\s*,\s*{NUMBER})+")
 QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|'([^'\n]{2,80})'")
 SIGNATURE = re.compile(r"def\s+(\w+)\s*\(([^)]*)\)")
+CHECKED = re.compile(
+    r"^[ \t]*(?:console\.)?assert\b[\s(]*[A-Za-z_]\w*[ \t]*\((.{1,400}?)\)\s*={2,3}(.{1,400})$", re.MULTILINE
+)
 SHORT_SEQUENCE = 3
 """A shorter sequence of numbers stands in too many programs to show anything."""
 MOST_VALUES = 400
@@ -55,6 +58,8 @@ class CodeFacts:
     """all identifiers, as their parts in lower case joined by blanks"""
     values: frozenset[str]
     """sequences of numbers and quoted texts"""
+    examples: frozenset[str]
+    """arguments and results of calls that are checked"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class CodeItem:
     entry: str
     parameters: frozenset[str]
     values: frozenset[str]
+    examples: frozenset[str]
 
 
 def asks_for_code(text: str) -> bool:
@@ -78,7 +84,7 @@ def name_parts(name: str) -> str:
 
 def code_facts(text: str) -> CodeFacts:
     names = frozenset(name_parts(name) for name in set(IDENTIFIER.findall(text)))
-    return CodeFacts(names, example_values(text))
+    return CodeFacts(names, example_values(text), checked_examples(text))
 
 
 def example_values(text: str) -> frozenset[str]:
@@ -98,6 +104,19 @@ def example_values(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def checked_examples(text: str) -> frozenset[str]:
+    """Arguments and result of each line such as `assert f([1, 2]) == 3`, whatever the function is called.
+
+    Blanks, brackets around tuples and the kind of quotes don't count. At most MOST_VALUES of them.
+    """
+    found: set[str] = set()
+    for match in CHECKED.finditer(text):
+        found.add("→".join(re.sub(r"[\s();]", "", part).replace('"', "'") for part in match.groups()))
+        if len(found) >= MOST_VALUES:
+            break
+    return frozenset(found)
+
+
 def _counting(numbers: list[float]) -> bool:
     """1, 2, 3 and 0, 0, 0, 0 are everybody's examples."""
     steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
@@ -109,7 +128,7 @@ def code_item(prompt: str, entry_point: str | None, tests: str) -> CodeItem:
     parameters = re.findall(r"(\w+)\s*(?::[^,]*)?(?:=[^,]*)?(?:,|$)", signature[2]) if signature else []
     told = frozenset(name_parts(one) for one in parameters if one.lower() not in ORDINARY_PARAMETERS and len(one) > 2)
     values = example_values(prompt) | example_values(tests)
-    return CodeItem(name_parts(entry_point or ""), told, values)
+    return CodeItem(name_parts(entry_point or ""), told, values, checked_examples(f"{prompt}\n{tests}"))
 
 
 def prose(text: str) -> str:

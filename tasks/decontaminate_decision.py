@@ -15,8 +15,8 @@ import numpy as np
 
 from tasks.decontaminate_signals import Floats, Signals
 
-VERSION = 3
-"""Raise it with every change of a weight or a signal."""
+VERSION = 4
+"""Raise it with every change of a weight, a signal or a threshold."""
 
 Verdict = Literal["contaminated", "suspect", "clean", "undecided"]
 
@@ -33,6 +33,7 @@ class Weights:
     answer: float = 0.0
     name: float = 0.0
     values: float = 0.0
+    examples: float = 0.0
 
 
 TEXT = Weights(base=-18.8, cosine=12.0, numbers=9.0, runs=3.5, formulas=4.0, answer=2.5)
@@ -40,10 +41,10 @@ SYMBOLIC = Weights(base=-17.3, cosine=6.3, numbers=8.9, runs=3.5, formulas=1.8, 
 """items with formulas, whose neighbours share words and signs"""
 TEXT_ALONE = Weights(base=-14.2, words=1.5, numbers=12.4, runs=4.0, formulas=4.0, answer=2.5)
 """without embeddings"""
-CODE = Weights(base=-8.6, cosine=6.0, above_others=7.0, words=4.5, runs=3.0, name=4.0, values=4.5)
-BARE = Weights(base=-7.4, cosine=2.8, above_others=2.0, words=0.5, runs=4.7, name=3.4, values=1.0)
+CODE = Weights(base=-8.6, cosine=6.0, above_others=7.0, words=4.5, runs=3.0, name=4.0, values=4.5, examples=8.0)
+BARE = Weights(base=-7.4, cosine=2.8, above_others=2.0, words=0.5, runs=4.7, name=3.4, values=1.0, examples=8.0)
 """One sentence says little: MBPP's own items differ in a word (perimeter of a square, of a rectangle)."""
-CODE_ALONE = Weights(base=-4.5, words=5.0, runs=4.0, name=3.5, values=3.5)
+CODE_ALONE = Weights(base=-4.5, words=5.0, runs=4.0, name=3.5, values=3.5, examples=8.0)
 
 
 def scores(signals: Signals) -> Floats:
@@ -62,7 +63,18 @@ def scores(signals: Signals) -> Floats:
 
 def _weighted(weights: Weights, signals: Signals) -> Floats:
     total = np.full(len(signals.words), weights.base)
-    for name in ("cosine", "above_others", "words", "numbers", "runs", "formulas", "answer", "name", "values"):
+    for name in (
+        "cosine",
+        "above_others",
+        "words",
+        "numbers",
+        "runs",
+        "formulas",
+        "answer",
+        "name",
+        "values",
+        "examples",
+    ):
         if weight := getattr(weights, name):
             total += weight * np.nan_to_num(getattr(signals, name))
     return total

@@ -39,6 +39,8 @@ ORDINARY_NAMES = frozenset(_ORDINARY_NAMES.split())
 """One-word names that many programs have; they are worth ORDINARY_NAME."""
 ENOUGH_VALUES = 2
 """Shared example values from which more add nothing."""
+FEWEST_EXAMPLES = 2
+"""One call with its result may be anybody's: `f(5) == True`."""
 FUNCTION_WORDS = """a about above after all also an and any are as at be been before being below between both but by can
 could did do does doing down during each few for from further had has have having he her here hers him his how i if in
 into is it its itself just me more most my no nor not now of off on once only or other our out over own same she should
@@ -70,6 +72,8 @@ class Signals:
     """the item's function name stands in the question"""
     values: Floats
     """shared example values"""
+    examples: Floats
+    """share of the item's checked examples (arguments and result) that the question checks too; 0 below two"""
     code: npt.NDArray[np.bool_]
     """the item is a programming problem"""
     symbolic: npt.NDArray[np.bool_]
@@ -183,7 +187,7 @@ class ItemSignals:
         """All signals of the pairs (question, item); `terms` and `answers` are those of all texts."""
         words, numbers, _ = self.agreement(terms, question, item)
         code = self.code[item]
-        name, values = self.of_code(texts, question, item)
+        name, values, examples = self.of_code(texts, question, item)
         likely = ~code & (np.nan_to_num(cosine, nan=1.0) + numbers + runs > WORTH_A_LOOK)
         same = self.formulas(texts, question, item, likely)
         known = np.zeros(len(question)) if answers is None else self.answer(answers, question, item)
@@ -197,6 +201,7 @@ class ItemSignals:
             known,
             name,
             values,
+            examples,
             code,
             self.symbolic[item],
             self.bare[item],
@@ -249,10 +254,10 @@ class ItemSignals:
                 found[number] = self.answer_weight[other] if mine == theirs else -1.0
         return found
 
-    def of_code(self, texts: Sequence[str], question: Ints, item: Ints) -> tuple[Floats, Floats]:
-        """(name, values) of each pair with a programming problem, NaN for the others."""
+    def of_code(self, texts: Sequence[str], question: Ints, item: Ints) -> tuple[Floats, Floats, Floats]:
+        """(name, values, examples) of each pair with a programming problem, NaN for the others."""
         facts: dict[int, CodeFacts] = {}
-        name, values = np.full(len(question), np.nan), np.full(len(question), np.nan)
+        name, values, examples = np.full((3, len(question)), np.nan)
         for number in np.flatnonzero(self.code[item]):
             one, target = int(question[number]), self.items[item[number]].code
             if one not in facts:
@@ -260,7 +265,9 @@ class ItemSignals:
             worth = ORDINARY_NAME if target.entry in ORDINARY_NAMES else NAME_WEIGHT.get(len(target.entry.split()), 1.0)
             name[number] = worth if target.entry in facts[one].names else 0.0
             values[number] = min(len(facts[one].values & target.values), ENOUGH_VALUES) / ENOUGH_VALUES
-        return name, values
+            checked = len(facts[one].examples & target.examples)
+            examples[number] = checked / len(target.examples) if checked >= FEWEST_EXAMPLES else 0.0
+        return name, values, examples
 
 
 SHOWN_WORDS = 8

@@ -43,7 +43,7 @@ from tasks.dedup_clusters import (
 )
 from tasks.errors import BadSetting
 from tasks.lexical import LexicalSettings
-from tasks.pairs import Hashes, hex_column, read_pairs, text_hashes
+from tasks.pairs import Hashes, hex_column, read_pairs, text_column, text_hashes
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
 
@@ -166,7 +166,7 @@ def _shard(workspace: Workspace, step: Step, shard: str, sources: Sequence[str],
     screened = screened.filter(pa.array(passed))
     rank = {name: number for number, name in enumerate(sources)}
     ids = hex_column(questions.column("question_id"))
-    paid = np.array(sorted(_paid_for(workspace, shard, teachers)), "S32")
+    paid = np.array(sorted(paid_for(workspace, shard, teachers)), "S32")
     columns_: dict[str, npt.NDArray[Any]] = {
         "ids": ids,
         "paid": np.isin(ids, paid),
@@ -208,7 +208,8 @@ def _lengths(questions: pa.Table) -> npt.NDArray[np.int64]:
     return np.bincount(row, np.where(asked, sizes + 1, 0), len(messages)).astype(np.int64) - 1
 
 
-def _paid_for(workspace: Workspace, shard: str, teachers: Sequence[str]) -> set[str]:
+def paid_for(workspace: Workspace, shard: str, teachers: Sequence[str]) -> set[str]:
+    """The shard's questions that one of the teachers has answered."""
     paid: set[str] = set()
     for teacher in teachers:
         if workspace.head(f"generate.{teacher}", shard):
@@ -265,18 +266,16 @@ def _kept_links(workspace: Workspace, key: str, rule: int, threshold: float, can
 
 def _table(questions: Questions, decision: Decision, rows: slice, thresholds: dict[str, float | None]) -> pa.Table:
     """The decision on one shard's questions."""
-    ids = questions.ids.astype(str)
     kept, linked, rule = decision.kept[rows], decision.linked[rows], decision.rule[rows]
     names = [RULES[number] for number in rule.tolist()]
     going = rule != 0
     similarity = np.where(going & (linked != NOBODY), decision.similarity[rows], np.nan)
     return pa.Table.from_arrays(
         [
-            pa.array(ids[rows].tolist()),
-            pa.array(ids[kept].tolist()),
+            text_column(questions.ids[rows]),
+            text_column(questions.ids[kept]),
             pa.array(names, pa.string()),
-            pa.array([ids[one] if gone and one != NOBODY else None
-                      for one, gone in zip(linked.tolist(), going.tolist(), strict=True)], pa.string()),
+            pc.if_else(pa.array(going & (linked != NOBODY)), text_column(questions.ids[linked]), None),
             pa.array(similarity.astype(np.float64), pa.float64(), from_pandas=True),
             pa.array([thresholds.get(name) if name else None for name in names], pa.float64()),
             pa.array(np.where(decision.heldout[rows], "heldout", "train").tolist()),

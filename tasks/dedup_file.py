@@ -26,7 +26,7 @@ from tasks.dedup_clusters import hardness as hardness_of
 from tasks.embeddings import EmbeddingSettings, embed, embedded_text, fault_of
 from tasks.errors import BadSetting
 from tasks.lexical import find_lexical_pairs
-from tasks.question import BadRecord, lookup, question_text, read_messages
+from tasks.question import BadRecord, lookup, question_text, read_question
 from tasks.sources import Record
 from tasks.step import Progress
 
@@ -163,9 +163,7 @@ def messages_of(record: Record, columns: dict[str, str]) -> list[dict[str, str]]
     if isinstance(value, BadRecord):
         return value
     try:
-        messages = read_messages(lambda name: lookup(value, columns.get(name, name)))
-        if not question_text(messages).strip():
-            raise BadRecord("missing_question", "the question is empty")
+        messages = read_question(lambda name: lookup(value, columns.get(name, name)))
         if (size := sum(len(message["content"]) for message in messages)) > LONGEST:
             raise BadRecord("too_long", f"{size} characters", size, LONGEST)
     except BadRecord as fault:

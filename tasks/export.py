@@ -1,204 +1,182 @@
-"""Export: the selected examples as a Hugging Face data set with its card.
+"""Export: the selected examples in the layouts that trainers read, each a folder with its card.
 
     exports/huggingface/data/train-00000-of-00001.parquet …, data/validation-…, README.md
 
-`datasets.load_dataset(folder)` loads it. A row is conversational (`messages`) and says where it comes from. The folder
-is built beside its place and swapped in; the commit in the manifest comes last.
+Rows stream through; each format is written beside its place and swapped in whole, and the commit in the manifest comes
+last. What nobody may pass on is refused before anything is written (tasks/export_licenses.py). The preference pairs go
+through the same code (tasks/export_pairs.py).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from storage.files import write_file
-from storage.fingerprint import canonical_json, combine, content_hash, hash_text
+from storage.fingerprint import combine
 from storage.manifest import Book
-from storage.schemas import MESSAGE, column
 from storage.workspace import ALL, Workspace
-from tasks.card import CardFacts, write_card
-from tasks.repair import repaired
+from tasks.card import CardFacts, Origin, books_of, write_card
+from tasks.export_files import swap_folder as swap_folder
+from tasks.export_lengths import LengthCheck, Reader, length_line, reader_of
+from tasks.export_licenses import check_licenses
+from tasks.export_rows import EXAMPLE as EXAMPLE
+from tasks.export_rows import count_licenses, examples, split_of
+from tasks.formats import EXAMPLE_FORMATS, Format, FormatName, example_formats, folder_of
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
-from tasks.teachers.settings import DEFAULT, Prompt, render
+from tasks.student_stages import StudentSettings
+from tasks.teachers.settings import Prompt
 
-VERSION = "2"
-ROWS_PER_FILE = 50_000
-SPLITS = ("train", "validation")
-
-EXAMPLE = pa.schema([
-    column("messages", pa.list_(MESSAGE), "conversation; the last message is the assistant's"),
-    column("question_id", pa.string(), "hash of the question"),
-    column("response_id", pa.string(), "the response it is"),
-    column("category", pa.string(), "category of the question"),
-    column("question_source", pa.string(), "where the question comes from"),
-    column("license", pa.string(), "licence of the question's source"),
-    column("teacher", pa.string(), "who wrote the response"),
-    column("model_revision", pa.string(), "what exactly wrote it"),
-    column("ground_truth", pa.string(), "reference answer; the new one where it was repaired"),
-    column("verify_score", pa.float64(), "0..1, of this response"),
-    column("pass_rate", pa.float64(), "of the question, passes / n over all teachers"),
-    column("cv", pa.float64(), "coefficient of variation of the question's scores"),
-    column("difficulty", pa.string(), "easy | medium | hard"),
-    column("rule", pa.string(), "the selection rule that chose it"),
-    column("basis", pa.string(), "what says that it is right: verifiers | vote | repaired"),
-    column("metadata", pa.string(), "JSON; of a repaired reference: the one of the source, and who decided"),
-])  # fmt: skip
+VERSION = "3"
+CURATION = ("ingest", "embed", "screen", "dedup", "label", "thin", "rewrite", "curate")
 
 
 class ExportSettings(Settings):
-    formats: tuple[Literal["huggingface"], ...] = ("huggingface",)
+    formats: tuple[FormatName, ...] = ("huggingface",)
+    """Each one a folder `exports/<format>`; a student of the recipe reads huggingface."""
     validation: float = Field(default=0.05, ge=0, lt=1)
     """Share of the questions, by hash, that go to the validation split (for the loss; never held-out ones)."""
     prompts: dict[str, Prompt] = {}
     """How the student is asked, by category or `default`; unset: the bare question."""
     think: bool = True
     """Put the thinking part in front of the answer, as <think>…</think>."""
+    allow_unknown_license: bool = False
+    """Export rows whose licence nobody stated, or that isn't known; the card says so. Also --allow-unknown-license."""
 
-    def prompt(self, category: str) -> Prompt:
-        return self.prompts.get(category) or self.prompts.get(DEFAULT) or Prompt()
+
+@dataclass(frozen=True)
+class Maker:
+    """What an export says of where its rows come from."""
+
+    name: str
+    """the recipe's"""
+    teachers: tuple[str, ...]
+    teacher_licenses: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """the settings that made the rows; nothing that is a machine's or a secret"""
+    student: StudentSettings | None = None
 
 
-def export_step(settings: ExportSettings, name: str, teachers: Sequence[str], *, repairs: bool = False) -> Step:
-    """The step that writes `exports/huggingface`; `name` is the recipe's, for the card; `repairs`: with `repair`."""
+def export_step(settings: ExportSettings, maker: Maker, *, repairs: bool = False) -> Step:
+    """The step that writes a folder for each of `formats`; `repairs`: the recipe has the step `repair`."""
+    reader = reader_of(maker.student, pairs=False)
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         for one in work:
-            _export(context, step, one, settings, name, teachers)
+            workspace = context.workspace
+            formats = example_formats(settings.formats, workspace, maker.name)
 
-    reads = ("curate", "select", *(["repair"] if repairs else []), *(f"generate.{teacher}" for teacher in teachers))
-    return Step("export", "export", "one", VERSION, settings.as_json() | {"name": name}, reads, run)
+            def rows(shard: str) -> Iterable[dict[str, Any]]:
+                return examples(context.workspace, shard, maker.teachers, settings.prompts, think=settings.think,
+                                repairs=repairs)  # fmt: skip
+
+            job = Job("example", ("select", "selection"), CardFacts(maker.name), formats, reader, rows)
+            write_export(context, step, one, job, settings, maker)
+            remove_others(workspace, EXAMPLE_FORMATS, settings.formats)
+
+    reads = ("curate", "grade", "select", *(["repair"] if repairs else []), *_generated(maker))
+    return Step("export", "export", "one", VERSION, described(settings, maker, reader), reads, run)
+
+
+def described(settings: ExportSettings, maker: Maker, reader: Reader | None) -> dict[str, Any]:
+    """What decides the files. Leave to export what is unknown is none of it: it changes no file."""
+    found = settings.as_json(exclude={"allow_unknown_license"}) | {"name": maker.name, "recipe": maker.recipe}
+    found["teacher_licenses"] = maker.teacher_licenses
+    return found | ({"student": reader.described()} if reader else {})
+
+
+def _generated(maker: Maker) -> list[str]:
+    return [f"generate.{teacher}" for teacher in maker.teachers]
+
+
+@dataclass
+class Job:
+    """One kind of rows on its way into its formats."""
+
+    unit: str
+    table: tuple[str, str]
+    """step and table that say which rows there are"""
+    facts: CardFacts
+    formats: Sequence[Format]
+    reader: Reader | None
+    rows: Callable[[str], Iterable[dict[str, Any]]]
+    """shard → its rows"""
+
+
+def write_export(context: Context, step: Step, work: Work, job: Job, settings: ExportSettings, maker: Maker) -> None:
+    """Write all rows into all formats, put each format in its place when it is whole, then commit.
+
+    Raises UnknownLicense before anything is written.
+    """
+    workspace = context.workspace
+    transaction = context.begin(step, work)
+    counted = count_licenses(workspace, *job.table)
+    licensing = check_licenses(counted, maker.teacher_licenses, allow=settings.allow_unknown_license)
+    check = LengthCheck(job.reader, counted.total()) if job.reader else None
+    total = dict.fromkeys(("train", "validation"), 0)
+    for shard in workspace.shards:
+        context.progress.expect(step.key, 1)
+        for row in job.rows(shard):
+            split = split_of(row["question_id"], settings.validation)
+            total[split] += 1
+            job.facts.count(row)
+            for one in job.formats:
+                one.add(split, row)
+            if check:
+                check.add(*_rendered(row))
+        context.progress.advance(step.key, 1)
+    steps = [*CURATION, *_generated(maker), *(f"verify.{one}" for one in maker.teachers), "select", "negatives"]
+    lengths = check.report() if check else None
+    origin = Origin(licensing, maker.teacher_licenses, maker.recipe, books_of(workspace, steps), lengths)
+    content = combine([one.close() for one in job.formats])
+    for one in job.formats:
+        write_card(one.folder / "README.md", job.facts, origin, one.rows, files=one.files, load=one.load,
+                   left_out=one.left_out)  # fmt: skip
+    for one in job.formats:
+        swap_folder(one.folder, one.target)
+    extra = {
+        "rows": total, "folders": [f"exports/{one.name}" for one in job.formats], "license": licensing.line(),
+        "license_remarks": licensing.sentences(), "lengths": lengths,
+        "left_out": {one.name: one.left_out for one in job.formats if one.left_out},
+    }  # fmt: skip
+    transaction.commit_result([Book(job.unit, job.facts.total, job.facts.total)], content=content, extra=extra)
+
+
+def _rendered(row: dict[str, Any]) -> tuple[list[list[dict[str, str]]], str]:
+    if "pair_id" in row:
+        return [[*row["prompt"], *row[side]] for side in ("chosen", "rejected")], row["pair_id"]
+    return [row["messages"]], row["response_id"]
+
+
+def remove_others(workspace: Workspace, known: Iterable[str], wanted: Sequence[str]) -> None:
+    """Folders of formats that the recipe no longer names: nobody keeps them up to date."""
+    for name in set(known) - set(wanted):
+        shutil.rmtree(folder_of(workspace, name), ignore_errors=True)
+
+
+def export_lines(workspace: Workspace) -> list[str]:
+    """Of each committed export: its folders, the most restrictive licence, lengths against the student's limit."""
+    found = []
+    for step in ("export", "export.pairs"):
+        head = workspace.head(step, ALL)
+        if head is None or "license" not in head.extra:  # none yet, or one of an earlier version
+            continue
+        found.append(f"{', '.join(head.extra['folders'])}: licence {head.extra['license']}")
+        found += head.extra["license_remarks"][1:]
+        if head.extra["lengths"]:
+            found.append(length_line(head.extra["lengths"]))
+        found += [f"{name}: {rows:,} rows can't be held by this layout and are left out"
+                  for name, rows in head.extra["left_out"].items()]  # fmt: skip
+    return found
 
 
 def export_folder(workspace: Workspace) -> Path:
-    return workspace.root / "exports" / "huggingface"
-
-
-def _export(context: Context, step: Step, work: Work, settings: ExportSettings, name: str,
-            teachers: Sequence[str]) -> None:  # fmt: skip
-    workspace = context.workspace
-    transaction = context.begin(step, work)
-    target = export_folder(workspace)
-    scratch = workspace.scratch()
-    writers = {split: SplitFiles(scratch / "data", split) for split in SPLITS}
-    facts = CardFacts(name)
-    for shard in workspace.shards:
-        context.progress.expect(step.key, 1)
-        new_references = repaired(workspace, shard) if "repair" in step.reads else {}
-        for example in _examples(workspace, shard, settings, teachers, new_references):
-            writers[split_of(example["question_id"], settings.validation)].add(example)
-            facts.count(example)
-        context.progress.advance(step.key, 1)
-    counts = {split: writer.close(even_if_empty=split == "train") for split, writer in writers.items()}
-    total = sum(counts.values())
-    write_card(scratch / "README.md", facts, counts)
-    content = combine([content for writer in writers.values() for content in writer.contents])
-    swap_folder(scratch, target)
-    book = Book("example", total, total)
-    transaction.commit_result([book], content=content, extra={"rows": counts, "folder": f"exports/{target.name}"})
-
-
-def _examples(
-    workspace: Workspace,
-    shard: str,
-    settings: ExportSettings,
-    teachers: Sequence[str],
-    new_references: dict[str, dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    chosen = workspace.read("select", shard, "selection").to_pylist()
-    if not chosen:
-        return
-    columns = ["question_id", "messages", "category", "question_source", "license", "ground_truth"]
-    questions = {row["question_id"]: row for row in workspace.read("curate", shard, "curated", columns).to_pylist()}
-    wanted = {row["response_id"] for row in chosen}
-    responses: dict[str, dict[str, Any]] = {}
-    for teacher in teachers:
-        columns = ["response_id", "think_content", "answer_content", "model_revision"]
-        for row in workspace.read(f"generate.{teacher}", shard, "responses", columns).to_pylist():
-            if row["response_id"] in wanted:
-                responses[row["response_id"]] = row
-    for row in chosen:
-        question, response = questions[row["question_id"]], responses[row["response_id"]]
-        prompt = render(question["messages"], settings.prompt(question["category"]))
-        answer = answer_text(response, think=settings.think)
-        facts = question | response | row | {"metadata": "{}"}
-        if (new := new_references.get(row["question_id"])) is not None:
-            was = {"ground_truth_of_source": new["reference"], "repaired_by": new["judge"]}
-            facts |= {"ground_truth": new["repaired_to"], "metadata": canonical_json(was)}
-        yield {name: facts[name] for name in EXAMPLE.names if name != "messages"} | {
-            "messages": [*prompt, {"role": "assistant", "content": answer}]
-        }
-
-
-def answer_text(response: dict[str, Any], *, think: bool) -> str:
-    """What the student learns to write: the answer, with `think` behind the thinking part in its tags."""
-    answer: str = response["answer_content"] or ""
-    if think and response["think_content"] is not None:
-        return f"<think>\n{response['think_content']}\n</think>\n\n{answer}"
-    return answer
-
-
-def split_of(question_id: str, validation: float) -> str:
-    """By question, so that two responses of one question never stand on both sides."""
-    return "validation" if int(hash_text("validation", question_id)[:8], 16) / 2**32 < validation else "train"
-
-
-class SplitFiles:
-    """Parquet files of one split, of at most ROWS_PER_FILE rows each."""
-
-    def __init__(self, folder: Path, split: str, schema: pa.Schema = EXAMPLE) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._split, self._schema = folder, split, schema
-        self._rows: list[dict[str, Any]] = []
-        self._paths: list[Path] = []
-        self._total = 0
-        self.contents: list[str] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_FILE:
-            self._flush()
-
-    def close(self, *, even_if_empty: bool = False) -> int:
-        """The number of rows. A data set without any file can't be loaded, so the train split may be an empty file."""
-        if self._rows or (even_if_empty and not self._paths):
-            self._flush()
-        for number, path in enumerate(self._paths):
-            path.rename(self._folder / f"{self._split}-{number:05d}-of-{len(self._paths):05d}.parquet")
-        return self._total
-
-    def _flush(self) -> None:
-        table = pa.Table.from_pylist(self._rows, schema=self._schema)
-        path = self._folder / f"{self._split}-{len(self._paths):05d}.tmp"
-        plain = table.replace_schema_metadata(None)
-        write_file(path, lambda place: _write_parquet(plain, place))
-        self.contents.append(hash_text(self._split, content_hash(table)))
-        self._paths.append(path)
-        self._total += len(self._rows)
-        self._rows = []
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    """`datasets` can't load a row group without rows: an empty table is a file without row groups."""
-    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        if table.num_rows:
-            writer.write_table(table, row_group_size=8192)
-
-
-def swap_folder(fresh: Path, target: Path) -> None:
-    """Put a folder in the place of another; a reader finds the old one, or for an instant none, never a mixture."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = fresh.with_name(f"{fresh.name}.old")
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    return folder_of(workspace, "huggingface")
 
 
 def export_rows(workspace: Workspace) -> dict[str, int]:

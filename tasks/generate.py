@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -49,6 +49,7 @@ BLOCK = 16_384
 BLOCK_BY_THE_CLOCK = 256
 """The same under a budget in hours, which may end between two blocks."""
 PROGRESS_EVERY_S = 0.2
+ShardMaker = Callable[[Context, Step, Work, TeacherBase, str, Teacher, Unfinished], Shard]
 COMMITS_WAITING = 2
 """Shards that may wait for their commit before the replies do: what they hold must fit into memory."""
 
@@ -61,9 +62,11 @@ def generate_step(teacher: TeacherBase, base: Path, budget: Budget | None = None
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         spending.begin(context.workspace, step, teacher, work)
         with open_teacher(teacher, base, context) as engine, Syncer() as syncer:
-            _Range(context, step, work, teacher, revision, engine, syncer, spending).run()
+            AskedRange(context, step, work, teacher, revision, engine, syncer, spending).run()
 
-    settings = {"teacher": teacher.asks(), "revision": revision}
+    settings: dict[str, Any] = {"teacher": teacher.asks(), "revision": revision}
+    if teacher.until and not teacher.costs:  # records that later rounds read are no strays
+        settings["teacher"] |= {"max_samples": teacher.max_samples}
     return Step(f"generate.{teacher.name}", "generate", "shard", VERSION, settings, ("curate",), run,
                 partial(replay_files, teacher, base),
                 exclusive=teacher.fills_machine or spending.shared(teacher.name))  # fmt: skip
@@ -92,7 +95,7 @@ def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
     return ReplayTeacher(teacher, base, context.workspace)
 
 
-class _Range:
+class AskedRange:
     """The work of one task: some shards of one teacher.
 
     At most as many shards are open as the engine has requests in hand, since one with nothing in flight is committed;
@@ -100,7 +103,10 @@ class _Range:
     """
 
     def __init__(self, context: Context, step: Step, work: Sequence[Work], teacher: TeacherBase, revision: str,
-                 engine: Teacher, syncer: Syncer, budget: Budget) -> None:  # fmt: skip
+                 engine: Teacher, syncer: Syncer, budget: Budget, shards: ShardMaker | None = None,
+                 tally: Tally | None = None) -> None:  # fmt: skip
+        self._shards = shards or Shard
+        self._later = shards is not None
         self._context, self._step, self._work = context, step, deque(work)
         self._teacher, self._revision, self._engine, self._syncer = teacher, revision, engine, syncer
         self._budget = budget
@@ -115,7 +121,7 @@ class _Range:
         self._unreported, self._reported = 0, time.monotonic()
         self._logged = not isinstance(engine, ReplayTeacher)
         self._committed = time.monotonic()
-        self._tally = _tally(context, step, work, teacher)
+        self._tally = tally or _tally(context, step, work, teacher)
 
     def run(self) -> None:
         try:
@@ -153,7 +159,7 @@ class _Range:
             self._commit(shard)
         while self._work:
             one = self._work.popleft()
-            if not close_unasked(self._context, self._step, one, self._teacher, reached):
+            if self._later or not close_unasked(self._context, self._step, one, self._teacher, reached):
                 shard = self._begin(one)
                 shard.stopped = reached
                 self._commit(shard)
@@ -182,8 +188,8 @@ class _Range:
             self._fed.put(shard)
 
     def _begin(self, work: Work) -> Shard:
-        shard = Shard(self._context, self._step, work, self._teacher, self._revision, self._engine,
-                      self._unfinished(work.shard))  # fmt: skip
+        shard = self._shards(self._context, self._step, work, self._teacher, self._revision, self._engine,
+                             self._unfinished(work.shard))  # fmt: skip
         self._open[shard.name] = shard
         self._context.progress.expect(self._step.key, len(shard.missing))
         self._tally.skipped += shard.skipped
@@ -256,25 +262,25 @@ def _tally(context: Context, step: Step, work: Sequence[Work], teacher: TeacherB
     """A fresh one, in the hands of the progress if that shows tallies."""
     if not isinstance(context.progress, ShowsTally) or not teacher.costs:
         return Tally(cost=teacher.price(0, 0))
-    judged, passed = verified_so_far(context.workspace, teacher.name)
+    judged, passed = verified_so_far(context.workspace, teacher)
     expected = sum(missing(context.workspace, step, teacher, one.shard, again=one.why == ASKED_FOR) for one in work)
     tally = Tally(expected, cost=teacher.price(0, 0), judged=judged, passed=passed)
     context.progress.tally(step.key, tally)
     return tally
 
 
-def verified_so_far(workspace: Workspace, teacher: str) -> tuple[int, int]:
-    """Responses of a teacher that have an outcome, and those of them that passed."""
-    if not workspace.manifest.shards(f"verify.{teacher}"):
+def verified_so_far(workspace: Workspace, teacher: TeacherBase) -> tuple[int, int]:
+    """Responses of a teacher's round 0 that have an outcome, and those of them that passed."""
+    if not workspace.manifest.shards(f"verify.{teacher.name}"):
         return 0, 0
     with closing(open_views(workspace)) as views:
         [found] = views.execute(
             """
             select count(passed), count(*) filter (passed)
             from verdicts
-            where verifier = 'outcome' and teacher = $teacher
+            where verifier = 'outcome' and teacher = $teacher and sample_index < $samples
             """,
-            {"teacher": teacher},
+            {"teacher": teacher.name, "samples": teacher.samples},
         ).fetchall()
     return found[0], found[1]
 

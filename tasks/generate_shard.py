@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from storage.manifest import Book, Inputs, Part
 from storage.schemas import RESPONSES, TABLES
 from tasks.budget import planned_requests
-from tasks.plan import planned
+from tasks.plan import ROUNDS, planned
 from tasks.shard_log import Row, Unfinished, log_folder, logs
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.teachers.replay import ReplayTeacher, Stray
@@ -57,15 +57,33 @@ class Shard:
         self.fed = False
         """all that is missing has been asked"""
         questions = context.workspace.read("curate", work.shard, "curated", ["question_id", "messages", "category"])
-        plan = {one.request.response_id: one.request for one in planned(questions.to_pylist(), teacher, revision)}
+        plan = self._planned(questions.to_pylist())
         self._questions = {request.question_id for request in plan.values()} if self._replay else set()
         there = self._take_over(work, plan)
         there.update(row[0] for row in unfinished.rows())
+        self._elsewhere = self._answered_elsewhere(plan, there)
+        there |= _ids(self._elsewhere)
         self.missing = deque(
             request for key, request in plan.items() if key not in there and key not in self._failed
         )  # fmt: skip
         self.skipped = len(plan) - len(self.missing)
         """planned requests that need not be asked"""
+
+    def _planned(self, questions: list[dict[str, Any]]) -> dict[str, Request]:
+        """What this shard is to hold, by response_id."""
+        return {one.request.response_id: one.request for one in planned(questions, self._teacher, self._revision)}
+
+    def _answered_elsewhere(self, plan: dict[str, Request], there: set[str]) -> pa.Table:
+        """Rows to take in: samples that a later round has paid for, and that `samples` now counts in."""
+        key = f"{self._step.key}{ROUNDS}"
+        if self._replay or self._context.workspace.head(key, self.name) is None:
+            return RESPONSES.empty_table()
+        rows = self._context.workspace.read(key, self.name, "responses")
+        rows = rows.filter(pc.and_(_answered(rows), _is_in(rows, plan.keys() - there)))
+        return rows.set_column(AT["round"], RESPONSES.field("round"), pa.array([0] * rows.num_rows, pa.int64()))
+
+    def _round(self, request: Request) -> int:
+        return 0
 
     def _take_over(self, work: Work, plan: dict[str, Request]) -> set[str]:
         """The responses of the newest commit that stand. Keeps its refused requests, if they needn't be asked again."""
@@ -105,7 +123,8 @@ class Shard:
         if sampling is None:  # one text for all requests that share the settings
             sampling = self._sampling[id(request.sampling)] = json.dumps(request.sampling, sort_keys=True)
         return [
-            reply.response_id, request.question_id, self._teacher.name, self._revision, 0, request.sample_index,
+            reply.response_id, request.question_id, self._teacher.name, self._revision, self._round(request),
+            request.sample_index,
             reply.think_content, reply.answer_content, None, reply.finish_reason, reply.prompt_tokens,
             reply.completion_tokens, reply.mean_logprob, sampling, reply.latency_s, reply.error, reply.error_kind,
         ]  # fmt: skip
@@ -127,6 +146,8 @@ class Shard:
         answered = _answered(base)
         kept = base.filter(pc.and_(answered, pc.invert(_is_in(base, self._replaced))))
         there = _ids(kept)
+        kept = pa.concat_tables([kept, self._elsewhere.filter(pc.invert(_is_in(self._elsewhere, there)))])
+        there |= _ids(kept)
         fresh = _fresh(self._unfinished.rows(), there)
         failed = self._failed.keys() - there
         spare = base.filter(pc.and_(answered, _is_in(base, failed & self._replaced)))
@@ -143,15 +164,21 @@ class Shard:
         dropped = dict(Counter(entry["rule"] for entry in ledger))
         pending = kinds["transient"] + silent
         books = [Book("request", kinds[None] + len(ledger) + pending, kinds[None], dropped, pending)]
-        if self._replay is not None and whole:
-            strays = self._replay.strays(self.name, self._questions)
-            ledger += [self._stray(stray) for stray in strays.found]
-            books.append(Book("record", strays.records, strays.records - len(strays.found), strays.by_rule()))
+        further, dropped_too = self._further_book(whole)
+        books, ledger = books + further, ledger + dropped_too
         not_asked = budget_stop(self.stopped, len(self.missing)) if self.stopped and self.missing else {}
         head = self._transaction.commit("responses", rows.slice(0, 0) if keep else rows, ledger, books, keep=keep,
                                         extra=_totals(rows) | not_asked)  # fmt: skip
         self._base = tuple(head.data())
         self._unfinished.committed()
+
+    def _further_book(self, whole: bool) -> tuple[list[Book], list[dict[str, Any]]]:
+        """A book of another unit, and its rows of the ledger: what became of the records of a replayed teacher."""
+        if self._replay is None or not whole:
+            return [], []
+        strays = self._replay.strays(self.name, self._questions)
+        book = Book("record", strays.records, strays.records - len(strays.found), strays.by_rule())
+        return [book], [self._stray(stray) for stray in strays.found]
 
     def close(self) -> None:
         """Let the log go without a commit."""

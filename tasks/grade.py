@@ -24,6 +24,7 @@ from tasks.grade_profiles import forget, profile
 from tasks.grade_settings import GradeSettings
 from tasks.grade_slices import spilling, view_slices, view_steps
 from tasks.grade_standards import Standards, committed_standards, weigh_step
+from tasks.plan import ROUNDS
 from tasks.repair import repair_step
 from tasks.step import Context, Step, Work
 from tasks.verifiers.settings import JudgeSettings
@@ -34,19 +35,24 @@ VERSION = "3"
 QUESTIONS_AT_ONCE = 16_384
 
 
-def grade_steps(settings: GradeSettings, teachers: Sequence[str], judge: JudgeSettings | None = None) -> list[Step]:
-    """The steps in order: `weigh` (one result), `repair` (if it is set; needs `judge`), `grade` (a slice a shard)."""
+def grade_steps(settings: GradeSettings, teachers: Sequence[str], judge: JudgeSettings | None = None,
+                later: Sequence[str] = ()) -> list[Step]:  # fmt: skip
+    """The steps in order: `weigh` (one result), `repair` (if it is set; needs `judge`), `grade` (a slice a shard).
+
+    `later`: the teachers with later rounds, whose samples are counted as `n_extra` and `passes_extra` only (law 4).
+    """
     verified = tuple(f"verify.{teacher}" for teacher in teachers)
+    rounds = tuple(f"verify.{teacher}{ROUNDS}" for teacher in later)
     repairing = [repair_step(settings, judge, teachers)] if settings.repair and judge else []
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         standards = committed_standards(context.workspace)
         with spilling(context, step.lanes) as connection:
             for some in _batches(context.workspace, work):
-                _grade(context, step, some, connection, settings, teachers, standards)
+                _grade(context, step, some, connection, settings, teachers, standards, rounds)
 
     described = settings.as_json() | {"teachers": list(teachers)}
-    reads = ("curate", "weigh", *(step.key for step in repairing), *verified)
+    reads = ("curate", "weigh", *(step.key for step in repairing), *verified, *rounds)
     return [
         weigh_step(settings, teachers),
         *repairing,
@@ -73,15 +79,17 @@ def _questions(workspace: Workspace, shard: str) -> int:
 
 
 def _grade(context: Context, step: Step, work: Sequence[Work], connection: duckdb.DuckDBPyConnection,
-           settings: GradeSettings, teachers: Sequence[str], standards: Standards) -> None:  # fmt: skip
+           settings: GradeSettings, teachers: Sequence[str], standards: Standards,
+           rounds: Sequence[str]) -> None:  # fmt: skip
     workspace = context.workspace
     transactions = [context.begin(step, one) for one in work]  # before anything is read: the base is what we saw
     questions = {one.shard: _questions(workspace, one.shard) for one in work}
     context.progress.expect(step.key, sum(questions.values()))
     view_slices(connection, workspace, list(questions), teachers)
+    view_steps(connection, workspace, "verdicts", rounds, list(questions), view="later_verdicts")
     if settings.repair:
         view_steps(connection, workspace, "repairs", ["repair"], list(questions))
-    made = profile(connection, settings, teachers, standards)
+    made = profile(connection, settings, teachers, standards, "later_verdicts")
     forget(connection)
     grades = {work[0].shard: made} if len(work) == 1 else _by_shard(workspace, made)
     for transaction in transactions:

@@ -41,12 +41,17 @@ CHANCES = pa.schema(CHANCE_FIELDS)
 
 
 def profile(
-    connection: duckdb.DuckDBPyConnection, settings: GradeSettings, teachers: Sequence[str], standards: Standards
+    connection: duckdb.DuckDBPyConnection,
+    settings: GradeSettings,
+    teachers: Sequence[str],
+    standards: Standards,
+    later: str = "",
 ) -> pa.Table:
     """One row (schema GRADES) for each question of the view `curated`, by id, from the outcomes in `verdicts`.
 
     A question with an `infra_error` among its outcomes is left out: it is pending (law 5). With `settings.repair` so is
-    one with a suspect reference that the view `repairs` doesn't settle.
+    one with a suspect reference that the view `repairs` doesn't settle. `later`: the view with the verdicts of later
+    rounds, which are counted beside the grade.
     """
     seated, least = {"teachers": list(teachers)}, {"least": settings.suspect_answers}
     _elect(connection, teachers, standards)
@@ -57,6 +62,7 @@ def profile(
     if settings.repair or settings.vote_from is not None:
         connection.execute(_JUDGE_BY_MAJORITY)
     connection.execute(_totals(len(teachers)))
+    connection.execute(_later(len(teachers), later or "(from verdicts limit 0)"), seated)
     _register_chances(connection, len(teachers))
     limits = {"suspect_from": settings.suspect_agreement, "hard_to": standards.hard_to,
               "easy_from": standards.easy_from}  # fmt: skip
@@ -90,7 +96,7 @@ def _elect(connection: duckdb.DuckDBPyConnection, teachers: Sequence[str], stand
 
 def forget(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop what `profile` or `suspects` left in the connection, so that its memory is free for the commit."""
-    for name in ("asked", "outcomes", "elected", "voted", "suspects", "unsettled", "totals"):
+    for name in ("asked", "outcomes", "elected", "voted", "suspects", "unsettled", "totals", "later"):
         connection.execute(f"drop table if exists {name}")
 
 
@@ -259,6 +265,32 @@ def _totals(teachers: int) -> str:
     """
 
 
+def _later(teachers: int, view: str) -> str:
+    """`later`: one row a question with later rounds: per teacher its judged samples and the passed ones. Where a vote
+    or a repaired reference is the basis, it is theirs too."""
+    own = "".join(
+        f""",
+        count(passed) filter (seat = {seat}) as n_{seat},
+        count(*) filter (seat = {seat} and passed) as passes_{seat}"""
+        for seat in range(1, teachers + 1)
+    )
+    return f"""
+    create or replace temp table later as
+    with judged as (
+        select number, list_position($teachers, teacher) as seat,
+            if(number in (select number from voted), coalesce(answer = majority_answer, false),
+                if(verify_score is null, null, coalesce(passed, false))) as passed
+        from (select * from {view}) as v
+        join asked using (question_id)
+        left join (select number, majority_answer from elected) using (number)
+        where verifier = 'outcome' and status <> 'infra_error'
+    )
+    select number{own}
+    from judged
+    group by number
+    """
+
+
 def _measures(seat: str, ddof: int) -> dict[str, str]:
     """Name → SQL of what is measured over all teachers (seat "") or over one ("_1", …), from `totals` and `chances`.
 
@@ -278,7 +310,8 @@ def _measures(seat: str, ddof: int) -> dict[str, str]:
 
 def _teacher_grade(teacher: str, seat: str, ddof: int) -> str:
     """A struct with the fields of TEACHER_GRADE, in their order."""
-    values = {"teacher": literal(teacher), **_measures(seat, ddof), "n_extra": "0", "passes_extra": "0"}
+    values = {"teacher": literal(teacher), **_measures(seat, ddof), "n_extra": f"coalesce(l.n{seat}, 0)",
+              "passes_extra": f"coalesce(l.passes{seat}, 0)"}  # fmt: skip
     return "{" + ", ".join(f"'{field.name}': {values[field.name]}" for field in TEACHER_GRADE) + "}"
 
 
@@ -331,6 +364,7 @@ def _profiles(teachers: Sequence[str], ddof: int, *, repair: bool) -> str:
     from decided t
     join asked using (number)
     left join listed using (number)
+    left join later l using (number)
     {chances}
     order by number
     """

@@ -52,12 +52,18 @@ def view_slices(
 
 
 def view_steps(
-    connection: duckdb.DuckDBPyConnection, workspace: Workspace, table: str, steps: Sequence[str], shards: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
+    table: str,
+    steps: Sequence[str],
+    shards: Sequence[str],
+    view: str = "",
 ) -> None:
-    """Make the view `table` over the live rows of these steps; NotCommitted if one of the slices isn't there."""
+    """Make the view `view` (default: `table`) over the live rows of these steps; NotCommitted if one of the slices
+    isn't there."""
     parts = [part for step in steps for shard in shards for part in workspace.need(step, shard).data()]
     if not parts:
-        connection.from_arrow(TABLES[table].schema.empty_table()).create_view(table, replace=True)
+        connection.from_arrow(TABLES[table].schema.empty_table()).create_view(view or table, replace=True)
         return
     paths = [str(workspace.root / part.path) for part in parts]
-    connection.read_parquet(paths, hive_partitioning=False).create_view(table, replace=True)
+    connection.read_parquet(paths, hive_partitioning=False).create_view(view or table, replace=True)

@@ -4,6 +4,7 @@ A question is a pair (n, passes) of judged samples and of those that passed. Que
 samples for an estimate are left out of it and counted, never guessed.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -65,7 +66,8 @@ def wilson_interval(passes: float, n: int) -> Interval:
     p, z2 = passes / n, Z_95**2
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(max(0.0, middle - half), min(1.0, middle + half), "wilson")
+    low, high = min(p, middle - half), max(p, middle + half)  # p itself may lie outside by float noise at 0 and 1
+    return Interval(max(0.0, low), min(1.0, high), "wilson")
 
 
 def accuracy_interval(pairs: Sequence[tuple[int, int]], *, seed: int = 17, draws: int = 10_000) -> Interval:
@@ -86,6 +88,65 @@ def accuracy_interval(pairs: Sequence[tuple[int, int]], *, seed: int = 17, draws
     means = [rates[generator.integers(len(rates), size=len(rates))].mean() for _ in range(draws)]
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(low), float(high), "bootstrap")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one side minus that of another on the same questions, with a 95 % interval, −1..1."""
+
+    value: float
+    low: float
+    high: float
+    questions: int
+    """with a judged sample on both sides"""
+    p: float | None
+    """McNemar's exact two-sided test, where every question has one sample a side; None elsewhere"""
+
+
+def paired_difference(
+    pairs: Sequence[tuple[tuple[int, int], tuple[int, int]]], *, seed: int = 17, draws: int = 10_000
+) -> Difference | None:
+    """after − before for ((n, passes) before, (n, passes) after) of each question; None where no question has both.
+
+    Percentile bootstrap over questions, both sides of a question drawn together. Where all questions differ alike the
+    bootstrap would claim certainty; the interval is then as far out as Wilson's upper bound for 0 of so many.
+    """
+    for side in (0, 1):
+        _checked([pair[side] for pair in pairs])
+    both = [(before, after) for before, after in pairs if before[0] > 0 and after[0] > 0]
+    if not both:
+        return None
+    apart = np.array([after[1] / after[0] - before[1] / before[0] for before, after in both])
+    value = float(apart.mean())
+    if np.ptp(apart) == 0:
+        reach = wilson_interval(0, len(apart)).high
+        low, high = max(-1.0, value - reach), min(1.0, value + reach)
+    else:
+        generator = np.random.default_rng(seed)
+        means = [apart[generator.integers(len(apart), size=len(apart))].mean() for _ in range(draws)]
+        low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
+    single = all(before[0] == 1 and after[0] == 1 for before, after in both)
+    return Difference(value, low, high, len(both), _mcnemar(apart) if single else None)
+
+
+def _mcnemar(apart: np.ndarray) -> float:
+    """Exact McNemar (1947): of the questions that changed, as many should have changed for the better as for worse."""
+    from scipy.stats import binomtest
+
+    better, changed = int((apart > 0).sum()), int((apart != 0).sum())
+    return float(binomtest(better, changed, 0.5).pvalue) if changed else 1.0
+
+
+def majority_passes(samples: Sequence[tuple[str | None, bool]]) -> bool:
+    """Whether the most frequent answer of a question's samples (canonical answer, passed) is a right one.
+
+    Samples without an answer don't vote; ties go to the lesser text. Nobody votes: no.
+    """
+    votes = Counter(answer for answer, _ in samples if answer is not None)
+    if not votes:
+        return False
+    most = min(votes, key=lambda answer: (-votes[answer], answer))
+    return any(passed for answer, passed in samples if answer == most)
 
 
 def _mean(values: Sequence[float], questions: int) -> Estimate:

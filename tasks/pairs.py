@@ -24,15 +24,17 @@ import pyarrow as pa
 from storage.fingerprint import hash_text
 from storage.manifest import Book, Head
 from storage.schemas import PAIRS, TABLES
-from storage.workspace import Workspace
+from storage.workspace import ALL, Workspace
 from tasks.embeddings import embedded_text, matrix
 from tasks.lexical import LexicalSettings, find_lexical_pairs
 from tasks.similarity_forest import Pairs, spanning_forest
 from tasks.step import Context, Step, Work
 
-VERSION = "1"
+VERSION = "2"
 MOST_PARTS = 32
 """Parts of a slice from which it is written anew as one."""
+MOST_STRINGS = 1 << 24
+"""in one piece of a column: 32 bytes each, and its offsets have 31 bits"""
 
 Hashes = npt.NDArray[np.bytes_]
 """32 hex digits each, dtype S32"""
@@ -134,9 +136,9 @@ def pairs_table(compared: Hashes, left: Hashes, right: Hashes, similarity: npt.N
     count = len(compared)
     return pa.Table.from_arrays(
         [
-            pa.array(np.concatenate([compared, left]).astype(str).tolist(), pa.string()),
-            pa.array([None] * count + right.astype(str).tolist(), pa.string()),
-            pa.array([None] * count + similarity.tolist(), pa.float64()),
+            text_column(np.concatenate([compared, left])),
+            pa.chunked_array([pa.nulls(count, pa.string()), *text_column(right).chunks]),
+            pa.chunked_array([pa.nulls(count, pa.float64()), pa.array(similarity.astype(np.float64))]),
         ],
         schema=PAIRS,
     )
@@ -153,6 +155,23 @@ def read_pairs(workspace: Workspace, head: Head) -> KnownPairs:
     return KnownPairs(texts, Pairs(left, right, cosine, head.extra["found"], head.extra["thinned"]))
 
 
+def pair_lines(workspace: Workspace) -> list[str]:
+    """How near-duplicates were compared, in one line; empty where they weren't."""
+    head = workspace.head("pairs", ALL)
+    if head is None:
+        return []
+    said = head.extra
+    texts = sum(book.units_out for book in head.books)
+    how = (
+        "all texts with all"
+        if said["method"] == "exact"
+        else (f"texts that share a cluster; recall {said['recall']:.4f}, measured on random texts compared with all")
+    )
+    kept = "; too many to list, a spanning forest of them is kept" if said["thinned"] else ""
+    return [f"near-duplicates: {texts:,} texts, {said['found']:,} pairs with cosine ≥ {said['threshold']:g}; compared: "
+            f"{how}{kept}"]  # fmt: skip
+
+
 def hex_column(column: pa.ChunkedArray) -> Hashes:
     """A column of 32 hex digits as an array of dtype S32."""
     wide = column.cast(pa.binary(32)) if len(column) else None
@@ -160,6 +179,15 @@ def hex_column(column: pa.ChunkedArray) -> Hashes:
         return np.zeros(0, "S32")
     chunks: list[Any] = [chunk for chunk in wide.chunks if len(chunk)]
     return np.concatenate([np.frombuffer(one.buffers()[1], "S32", len(one), one.offset * 32) for one in chunks])
+
+
+def text_column(hashes: Hashes) -> pa.ChunkedArray:
+    """The other way round: an array of dtype S32 as a column of 32 hex digits, without a Python object for each."""
+    digits: Any = np.ascontiguousarray(hashes, "S32")
+    pieces = [digits[start : start + MOST_STRINGS] for start in range(0, max(len(digits), 1), MOST_STRINGS)]
+    return pa.chunked_array([
+        pa.array(piece, pa.binary(32)).cast(pa.binary()).cast(pa.string()) for piece in pieces
+    ], pa.string())  # fmt: skip
 
 
 def _embedded_texts(workspace: Workspace) -> Hashes:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ from tasks.teachers.settings import (
 )
 from tasks.teachers.teacher import Request
 
+ROUNDS = ".rounds"
+"""What the keys of a teacher's steps end with that ask and judge its later rounds."""
+
 
 @dataclass(frozen=True)
 class Planned:
-    """One planned request of round 0."""
+    """One planned request."""
 
     request: Request
     category: str
@@ -43,22 +46,34 @@ def model_revision(teacher: TeacherBase) -> str:
     return teacher.revision or "replay"
 
 
-def planned(questions: Iterable[dict[str, Any]], teacher: TeacherBase, revision: str) -> Iterator[Planned]:
-    """The k planned samples of each curated question (columns question_id, messages, category) for one teacher."""
+def slices(teacher: TeacherBase) -> list[str]:
+    """What stands behind `generate.` and `verify.` in the keys of the steps that hold a teacher's rows."""
+    return [teacher.name, f"{teacher.name}{ROUNDS}"] if teacher.until else [teacher.name]
+
+
+def planned(
+    questions: Iterable[dict[str, Any]],
+    teacher: TeacherBase,
+    revision: str,
+    later: Mapping[str, range] | None = None,
+) -> Iterator[Planned]:
+    """The k planned samples of each curated question (columns question_id, messages, category) for one teacher; with
+    `later` those samples, by question, instead."""
     shared: dict[tuple[str, str | None], dict[str, Any]] = {}  # one object for millions of requests
     for question in questions:
         category = question["category"]
         if teacher.categories is not None and category not in teacher.categories:
             continue
+        indexes = range(teacher.samples) if later is None else later.get(question["question_id"], range(0))
         templates = []
-        for prompt in teacher.templates(category)[: teacher.samples]:
+        for prompt in teacher.templates(category)[: indexes.stop]:
             messages = render(question["messages"], prompt)
             if (sampling := shared.get((category, prompt.name))) is None:
                 sampling = teacher.resolved_sampling(category) | ({"prompt": prompt.name} if prompt.name else {})
                 shared[category, prompt.name] = sampling
             sent = {name: value for name, value in sampling.items() if name != "prompt"}  # a name may change
             templates.append((messages, sampling, request_hash(messages, sent, teacher.further_fields)))
-        for index in range(teacher.samples):
+        for index in indexes:
             messages, sampling, asked = templates[index % len(templates)]
             identity = hash_text(question["question_id"], teacher.name, revision, str(index), asked)
             seed = int(identity[:8], 16) >> 1 if teacher.seeds else None

@@ -129,6 +129,14 @@ def read_messages(get: Callable[[str], Any]) -> list[dict[str, str]]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
+def read_question(get: Callable[[str], Any]) -> list[dict[str, str]]:
+    """The conversation of a record that asks something, all of it characters of Unicode; BadRecord if it doesn't."""
+    messages = read_messages(get)
+    check_last_message(messages)
+    check_characters(messages)
+    return messages
+
+
 def check_last_message(messages: Sequence[dict[str, str]]) -> None:
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise BadRecord("missing_question", "the last message must be the user's and not empty")

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from storage.manifest import Book
 from storage.schemas import REPEATS
 from storage.workspace import Workspace
+from tasks.plan import slices
 from tasks.repeats_runs import Runs, RunStore, hash_runs
 from tasks.step import Context, Step, Work
 from tasks.teachers.settings import TeacherBase, render
@@ -40,7 +41,8 @@ def repeats_step(teachers: Sequence[TeacherBase], ngram: int, limit: int) -> Ste
         "ngram": ngram, "limit": limit, "teachers": [teacher.name for teacher in teachers],
         "prompts": [teacher.model_dump(mode="json", include={"prompts"}) for teacher in teachers],
     }  # fmt: skip
-    stages = [f"{stage}.{teacher.name}" for stage in ("generate", "verify") for teacher in teachers]
+    stages = [f"{stage}.{part}" for stage in ("generate", "verify") for teacher in teachers
+              for part in slices(teacher)]  # fmt: skip
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         transactions = [context.begin(step, one) for one in work]
@@ -86,10 +88,10 @@ def _batches(workspace: Workspace, shard: str, teachers: Sequence[TeacherBase]) 
     columns = ["question_id", "messages", "category"]
     curated = workspace.read("curate", shard, "curated", columns).to_pylist()
     places = {row["question_id"]: place for place, row in enumerate(curated)}
-    for teacher in teachers:
-        verdicts = workspace.read(f"verify.{teacher.name}", shard, "verdicts", ["response_id", "verifier"])
+    for teacher, part in [(one, part) for one in teachers for part in slices(one)]:
+        verdicts = workspace.read(f"verify.{part}", shard, "verdicts", ["response_id", "verifier"])
         planned = verdicts.filter(pc.field("verifier") == "outcome").column("response_id")
-        for rows in _responses(workspace, shard, teacher.name, planned):
+        for rows in _responses(workspace, shard, part, planned):
             asked = {row["question_id"] for row in rows}
             prompts = [
                 (identity, render(curated[places[identity]]["messages"], template))

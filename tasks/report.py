@@ -23,11 +23,17 @@ from storage.manifest import Book
 from storage.workspace import Workspace
 from tasks import report_data, report_samples
 from tasks.evaluate import evaluated
+from tasks.evaluate_harness import harness_lines
+from tasks.evaluate_table import change_lines, loss_curves, side_rows
+from tasks.evaluate_watch import watched
+from tasks.export import export_lines
+from tasks.label import agreement_lines
 from tasks.page import count, environment, percent
+from tasks.pairs import pair_lines
 from tasks.step import Context, Step, Work
 from tasks.train import trained
 
-VERSION = "3"
+VERSION = "5"
 
 
 def report_step(name: str, reads: Sequence[str], student: str | None) -> Step:
@@ -47,6 +53,8 @@ def write_report(workspace: Workspace, name: str, student: str | None, *, memory
     """Write the page and return its path; `name` is the recipe's."""
     with closing(open_views(workspace, memory_mb)) as connection:
         facts = _facts(connection)
+    facts |= {"exported": export_lines(workspace)}
+    facts |= {"curation": [*pair_lines(workspace), *agreement_lines(workspace)]}
     facts |= _student_facts(workspace, student)
     page = environment().get_template("report.html.j2").render(name=name, **facts)
     path = workspace.root / "report.html"
@@ -130,7 +138,10 @@ def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
     training = trained(workspace, student) if student else None
     metrics = evaluated(workspace, student) if student else None
     rows = _evaluation_rows(metrics) if metrics else []
-    curve = training.loss_curve if training else ()
+    watch = watched(workspace, student) if student else []
+    curves: dict[str, list[tuple[int, float]]] = {}
+    if training:
+        curves = loss_curves(training.stages) or {"": list(training.loss_curve)}
     return {
         "student": student,
         "training": training,
@@ -138,7 +149,14 @@ def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
         "evaluation": rows,
         "evaluation_ks": _ks(rows),
         "accuracy_svg": report_figures.accuracy_chart(rows) if rows else None,
-        "loss_svg": report_figures.loss_chart(curve) if curve else None,
+        "watch_svg": report_figures.watch_chart(watch) if watch else None,
+        "side_by_side": side_rows(metrics) if metrics else [],
+        "changes": [*change_lines(metrics), *harness_lines(workspace, student or "")] if metrics else [],
+        "loss_svgs": [
+            (stage, report_figures.loss_chart(curve, f"loss-{place}"))
+            for place, (stage, curve) in enumerate(curves.items())
+            if curve
+        ],
     }
 
 
@@ -151,7 +169,8 @@ def _evaluation_rows(metrics: dict[str, Any]) -> list[EvaluationRow]:
     groups += sorted(metrics["by_category"].items())
     order = report_data.DIFFICULTIES
     groups += sorted(metrics["by_difficulty"].items(), key=lambda group: order.index(group[0]))
-    return [(name, sides["before"], sides["after"]) for name, sides in groups]
+    nobody: dict[str, float] = {"questions": 0}  # the base model was not asked
+    return [(name, sides.get("before", nobody), sides["after"]) for name, sides in groups]
 
 
 def _ks(rows: Sequence[EvaluationRow]) -> list[str]:

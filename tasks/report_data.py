@@ -16,8 +16,8 @@ from storage.schemas import STATUSES
 
 STEP_ORDER = (
     "ingest", "embed", "screen", "pairs", "lexical", "dedup", "label", "thin", "rewrite", "curate", "generate",
-    "score", "verify", "weigh", "repair", "grade", "compare", "repeats", "select", "negatives", "export", "train",
-    "evaluate",
+    "score", "verify", "weigh", "repair", "grade", "compare", "repeats", "allot", "select", "negatives", "export",
+    "train", "evaluate",
 )  # fmt: skip
 DIFFICULTIES = ("easy", "medium", "hard", "unsolved", "ungraded")
 RATE_BANDS = ("0 %", "1–25 %", "26–50 %", "51–75 %", "76–99 %", "100 %")
@@ -138,6 +138,7 @@ def gather_lengths(connection: duckdb.DuckDBPyConnection) -> None:
     halves = [
         f"""
         select r.teacher, {counts} as counts_tokens, o.status, o.passed, o.verify_score is not null as judged,
+            r.round = 0 as planned,
             coalesce(r.finish_reason = 'length', false) as truncated, {length} as length,
             count(*) as responses
         from responses r
@@ -167,8 +168,8 @@ def teachers(connection: duckdb.DuckDBPyConnection) -> list[TeacherRow]:
             from responses
             group by teacher
         ), judged as (
-            select teacher, sum(responses) as responses, sum(responses) filter (judged) as judged,
-                sum(responses) filter (judged and passed) as passed,
+            select teacher, sum(responses) as responses, sum(responses) filter (judged and planned) as judged,
+                sum(responses) filter (judged and passed and planned) as passed,
                 sum(responses) filter (truncated) as truncated,
                 sum(length * responses) / sum(responses) filter (length is not null) as mean_length,
                 bool_or(counts_tokens) as counts_tokens

@@ -282,13 +282,15 @@ def _first(rows: Sequence[LengthRow], place: int) -> bool:
     return place == 0 or rows[place - 1].teacher != rows[place].teacher
 
 
-def loss_chart(curve: Sequence[tuple[int, float]]) -> Markup:
-    with Drawing("loss", 2.3) as drawing:
+def loss_chart(curve: Sequence[tuple[int, float]], name: str = "loss") -> Markup:
+    """(step, loss) of one stage; `name` keeps the ids of several drawings on a page apart."""
+    with Drawing(name, 2.3) as drawing:
         axes = drawing.figure.subplots()
         steps, losses = [step for step, _ in curve], [loss for _, loss in curve]
         marker = "o" if len(curve) <= 40 else ""
         axes.plot(steps, losses, color=PASS, linewidth=1.6, marker=marker, markersize=3)
-        axes.set_ylim(bottom=0)
+        if all(loss >= 0 for loss in losses):  # REDI's can be less than 0
+            axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("optimizer step")
@@ -316,4 +318,26 @@ def accuracy_chart(rows: Sequence[tuple[str, dict[str, float], dict[str, float]]
         axes.grid(axis="x")
         bare(axes)
         legend(drawing, {"before": PENDING, "after": PASS})
+    return drawing.svg
+
+
+def watch_chart(rows: Sequence[dict[str, Any]]) -> Markup:
+    """Likelihood of held-out teacher text above verified accuracy, point by point of the training."""
+    with Drawing("watch", 3.4) as drawing:
+        above, below = drawing.figure.subplots(2, 1, sharex=True)
+        places = [place for place, row in enumerate(rows) if row["mean_logprob"] is not None]
+        above.plot(places, [rows[place]["mean_logprob"] for place in places], color=PENDING, marker="o", markersize=4)
+        above.set_ylabel("nats a token")
+        above.set_title("log-probability of held-out teacher text")
+        judged = [place for place, row in enumerate(rows) if row["accuracy"] is not None]
+        below.plot(judged, [rows[place]["accuracy"] for place in judged], color=PASS, marker="o", markersize=4)
+        for place in judged:
+            below.plot([place, place], [rows[place]["low"], rows[place]["high"]], color=PASS, linewidth=1.2)
+        below.set_title("verified accuracy on held-out questions")
+        below.set_ylim(0, 1)
+        below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+        below.set_xticks(range(len(rows)), [short(row["point"]) for row in rows])
+        for axes in (above, below):
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
     return drawing.svg

@@ -1,207 +1,295 @@
 """Select: which responses become training examples, each with the rule that chose it; every drop with its rule too.
 
-`deepdistill` is Algorithm 1 of arXiv 2504.17565; `verified` keeps what passed. Held-out questions are never read for
-training (law 6).
+Rules on questions (tasks/select_questions.py), then on the responses of each (tasks/select_responses.py), both within a
+shard; where the recipe has rules on the whole data set (tasks/select_allot.py), the step `allot` lies before `select`:
+it looks at what the other rules would choose and writes for each shard what it leaves out of that, so that an unchanged
+slice redoes nothing.
+
+Held-out questions are never read for training (law 6). docs/selection.md has all rules.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
-from storage.fingerprint import hash_text
+from storage.fingerprint import canonical_json
 from storage.manifest import Book
-from storage.schemas import SELECTION
-from tasks.scorers.limits import UNKNOWN, over_perplexity
-from tasks.scorers.settings import PerplexityLimits
-from tasks.settings import Settings
+from storage.schemas import ALLOTTED, LEDGER, SELECTION
+from storage.workspace import Workspace
+from tasks.grade_slices import spilling, view_slices, view_steps
+from tasks.grade_standards import committed_standards
+from tasks.plan import ROUNDS
+from tasks.scorers.limits import over_perplexity
+from tasks.select_allot import ADD, CANDIDATES, allot, bounds, of_shard
+from tasks.select_questions import KEPT_BY_BASIS, judge_questions
+from tasks.select_responses import TRAITS, WAITING, forget, gather, judge_responses
+from tasks.select_settings import SelectSettings
 from tasks.step import Context, Step, Work
-from tasks.verifiers.trace_limits import TraceLimits, over_corpus, over_limits
+from tasks.verifiers.trace_limits import over_corpus, over_limits
 
-VERSION = "3"
+__all__ = ["SelectSettings", "on_basis", "select_steps"]
 
+VERSION = "4"
+ALLOT_VERSION = "1"
+QUESTIONS_AT_ONCE = 16_384
+AT_ONCE = 1024
+"""trace verdicts that are read into Python at once"""
 
-KEPT_BY_BASIS = {"vote": "voted", "repaired": "repaired"}
-"""Rule by which `verified` keeps a question whose responses are judged by the majority's answer."""
-
-
-class SelectSettings(Settings):
-    method: Literal["verified", "deepdistill"] = "verified"
-    pass_rate: tuple[float, float] = (0.0, 1.0)
-    """Keep questions whose pass rate lies in this closed band."""
-    cv_threshold: dict[str, float] = {}
-    """deepdistill: CV_t by category, or `default`; unpublished, our default is 0.5."""
-    keep_low_cv: float = Field(default=0.5, ge=0, le=1)
-    """deepdistill: probability to keep `other` and multi-turn questions with a low CV (the paper: 0.5)."""
-    max_per_question: int | None = Field(default=None, ge=1)
-    """At most so many responses of one question: the best-scored, then by a hash."""
-    trace: TraceLimits | None = TraceLimits()
-    """Which traces are left out, right or not; null: none."""
-    perplexity: PerplexityLimits | None = None
-    """Leave out responses that a scorer finds too unlikely; null: none."""
-
-    def cv_limit(self, category: str) -> float:
-        return self.cv_threshold.get(category, self.cv_threshold.get("default", 0.5))
+CURRICULA = {"high_cv": "-cv", "low_cv": "cv", "easy_first": "-measure", "hard_first": "measure", None: "null"}
 
 
-def select_step(settings: SelectSettings, teachers: Sequence[str], scorers: Sequence[str] = ()) -> Step:
-    """The step `select`; `scorers`: those of the recipe."""
-    repeats = ("repeats",) if settings.trace and settings.trace.corpus_repeats else ()
-    limits = settings.perplexity
-    scored = [teacher for teacher in teachers if limits and limits.limit(teacher) is not None]
-    reads = (
-        "curate",
-        "grade",
-        *repeats,
-        *(f"verify.{teacher}" for teacher in teachers),
-        *(f"score.{teacher}" for teacher in scored),
-    )
+def select_steps(settings: SelectSettings, teachers: Sequence[str], scorers: Sequence[str] = (),
+                 later: Sequence[str] = ()) -> list[Step]:  # fmt: skip
+    """`allot`, if a rule looks at the whole data set, then `select`; `scorers`: those of the recipe; `later`: the
+    teachers with later rounds."""
+    scorer = (settings.perplexity and settings.perplexity.scorer) or (scorers[0] if scorers else "")
+    rules = Rules(settings, tuple(teachers), scorer, tuple(later))
+    everything = settings.as_json() | ({"scorer": scorer} if rules.scored() else {})
+    reads = rules.reads()
 
-    def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        for one in work:
-            _select_shard(context, step, one, settings, teachers, scorer)
+    def run_allot(context: Context, step: Step, work: Sequence[Work]) -> None:
+        _allot(context, step, work, rules)
 
-    scorer = limits.scorer or scorers[0] if limits else ""
-    described = settings.as_json() | ({"scorer": scorer} if limits else {})
-    return Step("select", "select", "shard", VERSION, described, reads, run)
+    def run_select(context: Context, step: Step, work: Sequence[Work]) -> None:
+        _select(context, step, work, rules)
 
-
-def _select_shard(
-    context: Context, step: Step, work: Work, settings: SelectSettings, teachers: Sequence[str], scorer: str
-) -> None:
-    workspace = context.workspace
-    transaction = context.begin(step, work)
-    grades = workspace.read("grade", work.shard, "grades").to_pylist()
-    questions = workspace.read("curate", work.shard, "curated", ["question_id", "messages"]).to_pylist()
-    turns = {row["question_id"]: sum(message["role"] == "user" for message in row["messages"]) for row in questions}
-    outcomes = _outcomes(context, work.shard, settings.trace, teachers)
-    if settings.perplexity:
-        _add_perplexities(context, work.shard, settings.perplexity, scorer, outcomes)
-    chosen: list[dict[str, Any]] = []
-    ledger: list[dict[str, Any]] = []
-    kept = responses = waiting = waiting_responses = 0
-    for grade in grades:
-        identity = grade["question_id"]
-        verdict = judge_question(grade, settings, multi_turn=turns[identity] > 1)
-        if not verdict.keep:
-            ledger.append(context.drop(step.key, "question", identity, verdict.rule, value=verdict.value,
-                                       threshold=verdict.threshold))  # fmt: skip
-            continue
-        found = choose(on_basis(outcomes[identity], grade), settings)
-        responses += len(found)
-        if all(why for _, why in found) and any(why == UNKNOWN.rule for _, why in found):
-            waiting += 1
-        elif all(why for _, why in found):
-            ledger.append(context.drop(step.key, "question", identity, "no_whole_trace"))
-        else:
-            kept += 1
-        for row, why in found:
-            if why is None:
-                chosen.append({
-                    "question_id": identity, "response_id": row["response_id"], "teacher": row["teacher"],
-                    "rule": verdict.rule, "verify_score": row["verify_score"], "pass_rate": grade["pass_rate"],
-                    "cv": grade["cv"], "difficulty": grade["difficulty"], "basis": grade["basis"],
-                })  # fmt: skip
-            elif why == UNKNOWN.rule:
-                waiting_responses += 1
-            else:
-                ledger.append(_dropped(context, step, row, why))
-    rules = Counter((entry["unit"], entry["rule"]) for entry in ledger)
-    books = [
-        Book("question", len(grades), kept, _of_unit(rules, "question"), waiting),
-        Book("response", responses, len(chosen), _of_unit(rules, "response"), waiting_responses),
+    if not settings.looks_at_all():
+        return [Step("select", "select", "shard", VERSION, everything, reads, run_select)]
+    embedded = ("embed",) if settings.coreset else ()
+    return [
+        Step("allot", "select", "global", f"{VERSION}.{ALLOT_VERSION}", everything, (*reads, *embedded), run_allot),
+        Step("select", "select", "shard", VERSION, everything, (*reads, "allot"), run_select),
     ]
-    transaction.commit("selection", pa.Table.from_pylist(chosen, schema=SELECTION), ledger, books)
 
 
-def _of_unit(rules: Counter[tuple[str, str]], wanted: str) -> dict[str, int]:
-    return {rule: number for (unit, rule), number in rules.items() if unit == wanted}
+class Rules:
+    """The rules within a shard, on a connection over some shards."""
 
+    def __init__(self, settings: SelectSettings, teachers: tuple[str, ...], scorer: str,
+                 later: tuple[str, ...] = ()) -> None:  # fmt: skip
+        self.settings, self.teachers, self.scorer = settings, teachers, scorer
+        self.slices = (*teachers, *(f"{name}{ROUNDS}" for name in later))
+        """what stands behind `generate.` and `verify.` in the keys of the steps that are read"""
 
-def _add_perplexities(context: Context, shard: str, limits: PerplexityLimits, scorer: str,
-                      outcomes: dict[str, list[dict[str, Any]]]) -> None:  # fmt: skip
-    """Put a perplexity over its limit to each outcome's `over_limits`."""
-    rows = [row for found in outcomes.values() for row in found]
-    for teacher in sorted({row["teacher"] for row in rows}):
-        own = {row["response_id"]: row for row in rows if row["teacher"] == teacher}
-        for key, finding in over_perplexity(context.workspace, shard, limits, scorer, teacher, own).items():
-            own[key]["over_limits"].append(finding)
+    def reads(self) -> tuple[str, ...]:
+        found = ["curate", "grade", *(f"verify.{name}" for name in self.slices)]
+        if self.settings.trace and self.settings.trace.corpus_repeats:
+            found.append("repeats")
+        if self.settings.teachers == "best_in_category":
+            found.append("weigh")
+        if self.texts():
+            found += [f"generate.{name}" for name in self.slices]
+        if self.settings.best_by == "teacher_sentences":
+            found += [f"provenance.{name}" for name in self.teachers]
+        return (*found, *(f"score.{name}" for name in self.scored()))
 
+    def texts(self) -> bool:
+        return self.settings.needs_tokens() or self.settings.near_equal is not None
 
-def _outcomes(context: Context, shard: str, limits: TraceLimits | None,
-              teachers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    """The outcomes by question, each with `over_limits`: what its trace has too much of."""
-    columns = ["response_id", "question_id", "teacher", "verifier", "verify_score", "passed", "status",
-               "answer"]  # fmt: skip
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    repeats: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    if limits and limits.corpus_repeats:
-        for row in context.workspace.read("repeats", shard, "repeats").to_pylist():
-            repeats[row["teacher"]].append(row)
-    for teacher in teachers:
-        table = context.workspace.read(f"verify.{teacher}", shard, "verdicts", [*columns, "evidence"])
-        over = {}
+    def scored(self) -> list[str]:
+        limits = self.settings.perplexity
+        if self.settings.best_by == "perplexity":
+            return list(self.teachers)
+        return [name for name in self.teachers if limits and limits.limit(name) is not None]
+
+    def judge(self, connection: duckdb.DuckDBPyConnection, workspace: Workspace, shards: Sequence[str]) -> None:
+        """Make the tables `questions` and `fates` over these shards."""
+        view_slices(connection, workspace, shards, self.slices)
+        view_steps(connection, workspace, "grades", ["grade"], shards)
+        for needed, table, stage in (
+            (self.texts(), "responses", "generate"),
+            (self.settings.best_by == "perplexity", "scores", "score"),
+            (self.settings.best_by == "teacher_sentences", "provenance", "provenance"),
+        ):
+            if needed:
+                names = self.slices if stage == "generate" else self.teachers
+                view_steps(connection, workspace, table, [f"{stage}.{name}" for name in names], shards)
+        judge_questions(connection, self.settings)
+        gather(connection, self.settings, self.scorer)
+        best = self._best_teachers(workspace) if self.settings.teachers == "best_in_category" else {}
+        judge_responses(connection, self.settings, best, self._traits(connection, workspace, shards))
+
+    def _best_teachers(self, workspace: Workspace) -> dict[str, str]:
+        """Category → the teacher with the greatest verified accuracy there (in hundredths; ties to the one that the
+        recipe lists first)."""
+        weights = committed_standards(workspace).weights
+        return {
+            category: max(self.teachers, key=lambda name: weights.get((category, name), 0))
+            for category in sorted({category for category, _ in weights})
+        }
+
+    def _traits(self, connection: duckdb.DuckDBPyConnection, workspace: Workspace, shards: Sequence[str]) -> pa.Table:
+        """What the traces and perplexities have too much of, schema TRAITS: first finding, others' names."""
+        found: dict[str, list[Any]] = {}
+        limits = self.settings.trace
         if limits:
-            for row in table.filter(pc.field("verifier") == "trace").to_pylist():
-                over[row["response_id"]] = over_limits(json.loads(row["evidence"]), limits, teacher)
-            for row in repeats[teacher]:
-                over[row["response_id"]] = over.get(row["response_id"], []) + over_corpus(row, limits)
-        for row in table.filter(pc.field("verifier") == "outcome").select(columns).to_pylist():
-            found[row["question_id"]].append(row | {"over_limits": over.get(row["response_id"], [])})
-    return found
+            reader = connection.execute("""
+                select response_id, teacher, evidence
+                from verdicts
+                where verifier = 'trace' and question_id in (select question_id from questions where keep)
+            """)
+            while rows := reader.fetchmany(AT_ONCE):
+                for response_id, teacher, evidence in rows:
+                    if over := over_limits(json.loads(evidence), limits, teacher):
+                        found[response_id] = over
+        if limits and limits.corpus_repeats:
+            for shard in shards:
+                for row in workspace.read("repeats", shard, "repeats").to_pylist():
+                    if over := over_corpus(row, limits):
+                        found[row["response_id"]] = found.get(row["response_id"], []) + over
+        if self.settings.perplexity:
+            for shard in shards:
+                for teacher in self.teachers:
+                    ids = _ids(connection, workspace, shard, teacher)
+                    over_limit = over_perplexity(workspace, shard, self.settings.perplexity, self.scorer, teacher, ids)
+                    for response_id, finding in over_limit.items():
+                        found.setdefault(response_id, []).append(finding)
+        rows_ = [
+            {"response_id": key, "trait": first.rule, "trait_value": first.value, "trait_threshold": first.threshold,
+             "seen": f', "where": {first.seen}, "also": {canonical_json([one.rule for one in others])}'}
+            for key, (first, *others) in found.items()
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows_, schema=TRAITS)
 
 
-def _dropped(context: Context, step: Step, row: dict[str, Any], why: str) -> dict[str, Any]:
-    """The ledger's row of a response that is not chosen."""
-    evidence: dict[str, Any] = {"status": row["status"], "question_id": row["question_id"]}
-    value, threshold = row["verify_score"], None
-    if row["over_limits"] and why == row["over_limits"][0].rule:
-        first, *others = row["over_limits"]
-        value, threshold = first.value, first.threshold
-        evidence |= {"where": json.loads(first.seen), "also": [one.rule for one in others]}
-    return context.drop(step.key, "response", row["response_id"], why, value=value, threshold=threshold,
-                        evidence=json.dumps(evidence, ensure_ascii=False))  # fmt: skip
+def _ids(connection: duckdb.DuckDBPyConnection, workspace: Workspace, shard: str, teacher: str) -> list[str]:
+    query = "select response_id from found where teacher = ? and question_id between ? and ? order by 1"
+    return [name for (name,) in connection.execute(query, [teacher, *bounds(workspace, shard)]).fetchall()]
 
 
-class Choice:
-    """Whether a question is kept, by which rule, on what measure."""
+def _batches(workspace: Workspace, shards: Sequence[str]) -> Iterator[list[str]]:
+    """Neighbouring shards, small ones together: a query has its price whatever it reads."""
+    batch: list[str] = []
+    questions = 0
+    for shard in shards:
+        batch.append(shard)
+        questions += sum(part.rows for part in workspace.need("grade", shard).data())
+        if questions >= QUESTIONS_AT_ONCE:
+            yield batch
+            batch, questions = [], 0
+    if batch:
+        yield batch
 
-    def __init__(self, keep: bool, rule: str, value: float | None = None, threshold: float | None = None) -> None:
-        self.keep, self.rule, self.value, self.threshold = keep, rule, value, threshold
+
+def _allot(context: Context, step: Step, work: Sequence[Work], rules: Rules) -> None:
+    workspace = context.workspace
+    transactions = [context.begin(step, one) for one in work]
+    context.progress.expect(step.key, len(workspace.shards))
+    with spilling(context) as connection:
+        connection.execute(CANDIDATES)
+        for shards in _batches(workspace, workspace.shards):
+            rules.judge(connection, workspace, shards)
+            connection.execute(ADD)
+            forget(connection)
+            context.progress.advance(step.key, len(shards))
+        allot(connection, workspace, rules.settings)
+        for transaction in transactions:
+            rows = of_shard(connection, workspace, transaction.shard).select(ALLOTTED.names)
+            transaction.commit("allotted", rows, [], [Book("response", rows.num_rows, rows.num_rows)])
 
 
-def judge_question(grade: dict[str, Any], settings: SelectSettings, *, multi_turn: bool) -> Choice:
-    """The question's part of the selection.
+def _select(context: Context, step: Step, work: Sequence[Work], rules: Rules) -> None:
+    workspace = context.workspace
+    transactions = {one.shard: context.begin(step, one) for one in work}  # before anything is read
+    with spilling(context, step.lanes) as connection:
+        for shards in _batches(workspace, list(transactions)):
+            rules.judge(connection, workspace, shards)
+            if "allot" in step.reads:
+                view_steps(connection, workspace, "allotted", ["allot"], shards)
+                connection.execute(_APPLY)
+            connection.execute(_OUTCOME, {"waiting": WAITING})
+            for shard in shards:
+                _commit(context, connection, step, transactions[shard], rules.settings)
+            forget(connection)
 
-    DeepDistill, Algorithm 1: (1) best score below the category's threshold: drop. (2) CV above CV_t: keep, with the
-    responses above the threshold only. (3) otherwise drop, but keep `other` and multi-turn with probability 0.5.
+
+def _commit(context: Context, connection: duckdb.DuckDBPyConnection, step: Step, transaction: Any,
+            settings: SelectSettings) -> None:  # fmt: skip
+    first, last = bounds(context.workspace, transaction.shard)
+    within = {"first": first, "last": last}
+    chosen = connection.sql(_chosen(settings), params=within).to_arrow_table()
+    ledger = connection.sql(_LEDGER, params=within | {"waiting": WAITING, "step": step.key, "run": context.run_id})
+    dropped = ledger.to_arrow_table().select(LEDGER.names)
+    ((questions, kept, waiting, responses, waiting_responses),) = connection.execute(
+        _COUNTS, within | {"waiting": WAITING}
+    ).fetchall()
+    books = [
+        Book("question", questions, kept, _by_rule(dropped, "question"), waiting),
+        Book("response", responses, chosen.num_rows, _by_rule(dropped, "response"), waiting_responses),
+    ]
+    transaction.commit("selection", chosen.select(SELECTION.names), dropped, books)
+
+
+def _by_rule(ledger: pa.Table, unit: str) -> dict[str, int]:
+    rules = ledger.filter(pc.field("unit") == unit).group_by("rule").aggregate([([], "count_all")]).to_pydict()
+    return dict(zip(rules["rule"], rules["count_all"], strict=True))
+
+
+_APPLY = """
+    update fates set why = a.rule, value = a.value, threshold = a.threshold, seen = null
+    from allotted a
+    where fates.response_id = a.response_id and fates.why is null
+"""
+
+# Why a kept question gives no example: a rule on the whole data set, else that no response of it is whole.
+_OUTCOME = """
+    create or replace temp table outcome as
+    with tried as (
+        select question_id, bool_or(why is null) as chosen, bool_or(why = $waiting) as waits,
+            max(why) filter (why in ('coreset', 'no_embedding', 'category_quota', 'source_quota', 'mix', 'budget'))
+                as allotted
+        from fates
+        group by question_id
+    )
+    select q.question_id, case
+            when not keep then 'dropped' when chosen then 'kept' when waits then 'waits' else 'dropped'
+        end as fate,
+        if(keep, coalesce(allotted, 'no_whole_trace'), q.rule) as rule, if(keep, null, q.value) as value,
+        if(keep, null, q.threshold) as threshold
+    from questions q
+    left join tried using (question_id)
+"""
+
+_COUNTS = """
+    select (select count(*) from outcome where question_id between $first and $last),
+        (select count(*) from outcome where fate = 'kept' and question_id between $first and $last),
+        (select count(*) from outcome where fate = 'waits' and question_id between $first and $last),
+        (select count(*) from fates where question_id between $first and $last),
+        (select count(*) from fates where why = $waiting and question_id between $first and $last)
+"""
+
+_LEDGER = """
+    select $step as stage, 'question' as unit, question_id as unit_id, rule, value, threshold, '{}' as evidence,
+        $run as run_id
+    from outcome
+    where fate = 'dropped' and question_id between $first and $last
+    union all
+    select $step, 'response', response_id, why, value, threshold,
+        concat('{"status": "', status, '", "question_id": "', question_id, '"', seen, '}'), $run
+    from fates
+    where why is not null and why <> $waiting and question_id between $first and $last
+"""
+
+
+def _chosen(settings: SelectSettings) -> str:
+    """The rows of SELECTION; `rule` is the question's, with what chose among its responses or among all questions."""
+    capped = settings.max_per_question or settings.max_per_teacher
+    best = f"+{settings.best_by}" if capped and settings.best_by != "score" else ""
+    spread = "+coreset" if settings.coreset else ""
+    return f"""
+    select f.question_id, response_id, teacher, concat(q.rule, '{best}{spread}') as rule, verify_score, pass_rate, cv,
+        difficulty, basis, ({CURRICULA[settings.curriculum]})::double as curriculum
+    from fates f
+    join questions q using (question_id)
+    where why is null and f.question_id between $first and $last
+    order by f.question_id, response_id
     """
-    if grade["split"] != "train":
-        return Choice(False, "heldout")
-    if grade["n"] == 0:
-        return Choice(False, "ungraded")
-    rate = grade["pass_rate"]
-    if grade["passes"] == 0:
-        return Choice(False, "unsolved", grade["best_score"])
-    low, high = settings.pass_rate
-    if not low <= rate <= high:
-        return Choice(False, "pass_rate_band", rate, low if rate < low else high)
-    if settings.method == "verified":
-        return Choice(True, KEPT_BY_BASIS.get(grade["basis"], "verified"), rate)
-    limit = settings.cv_limit(grade["category"])
-    if grade["cv"] is not None and grade["cv"] > limit:
-        return Choice(True, "high_cv", grade["cv"], limit)
-    if grade["category"] == "other" or multi_turn:
-        draw = int(hash_text("keep_low_cv", grade["question_id"])[:8], 16) / 2**32
-        if draw < settings.keep_low_cv:
-            return Choice(True, "low_cv_kept", grade["cv"], limit)
-    return Choice(False, "low_cv", grade["cv"], limit)
 
 
 def on_basis(outcomes: Sequence[dict[str, Any]], grade: dict[str, Any]) -> list[dict[str, Any]]:
@@ -210,21 +298,3 @@ def on_basis(outcomes: Sequence[dict[str, Any]], grade: dict[str, Any]) -> list[
         return list(outcomes)
     agrees = [row["answer"] == grade["majority_answer"] for row in outcomes]
     return [row | {"verify_score": float(a), "passed": a} for row, a in zip(outcomes, agrees, strict=True)]
-
-
-def choose(outcomes: Sequence[dict[str, Any]], settings: SelectSettings) -> list[tuple[dict[str, Any], str | None]]:
-    """Each outcome of a kept question with the rule that drops its response, or None for a chosen one."""
-    ranked = sorted(outcomes, key=lambda row: (-(row["verify_score"] or 0.0), hash_text("rank", row["response_id"])))
-    found: list[tuple[dict[str, Any], str | None]] = []
-    taken = 0
-    for row in ranked:
-        if not row["passed"]:
-            found.append((row, "not_passed" if row["passed"] is False else row["status"]))
-        elif row.get("over_limits"):
-            found.append((row, row["over_limits"][0].rule))
-        elif settings.max_per_question is not None and taken >= settings.max_per_question:
-            found.append((row, "over_max_per_question"))
-        else:
-            taken += 1
-            found.append((row, None))
-    return found

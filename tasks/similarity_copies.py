@@ -66,9 +66,7 @@ class Copies:
             self.expand_into(collector, *_sorted_ends(rows[row], columns[column]), cosines[row, column])
             return
         pairs = int(self._sizes[rows] @ (wanted @ self._sizes[columns].astype(np.float32)).astype(np.int64))
-        collector.implied_block(cosines, rows, columns, wanted)
-        row, column = np.nonzero(wanted)
-        collector.add(*_sorted_ends(rows[row], columns[column]), cosines[row, column], found=pairs, thinned=True)
+        collector.add_tile(cosines, rows, columns, wanted, pairs)
 
 
 def _sorted_ends(one: Ints, other: Ints) -> tuple[Ints, Ints]:

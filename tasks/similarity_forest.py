@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 Ints = npt.NDArray[np.int64]
 Cosines = npt.NDArray[np.float32]
 LEVELS = 16
+AT_ONCE = 16
+"""Pairs of a tile for each of its rows and columns that are taken before the rest is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,37 @@ class PairCollector:
         """Whether so many more can all be kept."""
         return not self.thinned and self.found + pairs <= self._budget
 
-    def implied_block(self, cosines: Cosines, rows: Ints, columns: Ints, wanted: npt.NDArray[np.bool_]) -> None:
-        """Take from `wanted`, a tile of shape (rows, columns), pairs whose ends are connected by more similar ones.
+    def add_tile(self, cosines: Cosines, rows: Ints, columns: Ints, wanted: npt.NDArray[np.bool_], found: int) -> None:
+        """The `wanted` pairs of a tile, all of shape (rows, columns), where only a forest is kept.
+
+        The most similar come first: they connect the rows, after which most of the others are implied.
+        """
+        few = AT_ONCE * sum(wanted.shape)
+        self._take_implied(cosines, rows, columns, wanted)
+        while (left := np.count_nonzero(wanted)) > 4 * few:
+            values = cosines[wanted][:: max(1, left // 65_536)]
+            first = wanted & (cosines >= np.quantile(values, 1 - few / left, method="lower"))
+            self._add_of_tile(cosines, rows, columns, first)
+            self._thin()
+            wanted &= ~first
+            self._take_implied(cosines, rows, columns, wanted)
+        self._add_of_tile(cosines, rows, columns, wanted)
+        self.found += found
+
+    def _add_of_tile(self, cosines: Cosines, rows: Ints, columns: Ints, chosen: npt.NDArray[np.bool_]) -> None:
+        row, column = np.nonzero(chosen)
+        one, other = rows[row], columns[column]
+        self.add(np.minimum(one, other), np.maximum(one, other), cosines[row, column], found=0, thinned=True)
+
+    def _take_implied(self, cosines: Cosines, rows: Ints, columns: Ints, wanted: npt.NDArray[np.bool_]) -> None:
+        """Take from `wanted` pairs whose ends are connected by more similar ones.
 
         Level by level, until few are left: what stays is looked at one by one by `add`.
         """
         for level, labels in zip(self._levels, self._labels, strict=True):
             if np.count_nonzero(wanted) < 0.02 * wanted.size:
                 return
-            wanted &= (cosines > level) | (labels[rows][:, None] != labels[columns][None, :])
+            wanted &= (cosines >= level) | (labels[rows][:, None] != labels[columns][None, :])
 
     def result(self) -> Pairs:
         if self.thinned:
@@ -100,8 +124,11 @@ class PairCollector:
         ]  # fmt: skip
 
     def _implied(self, left: Ints, right: Ints, cosine: Cosines) -> npt.NDArray[np.bool_]:
-        """Pairs whose ends the forest connects by pairs at least as similar: they would close a cycle as its least."""
-        above = np.searchsorted(self._levels, cosine, side="left")
+        """Pairs whose ends the forest connects by more similar pairs: they would close a cycle as its least.
+
+        Not by equally similar ones: of these the forest keeps those with smaller numbers, in whatever order they come.
+        """
+        above = np.searchsorted(self._levels, cosine, side="right")
         implied = np.zeros(len(left), bool)
         for number, labels in enumerate(self._labels):
             here = above == number

@@ -6,20 +6,21 @@ draws its own number in [0, 1) from its id and the seed, and is kept if that is 
 question moves no other's draw, and a higher rate keeps all that a lower one kept.
 
 Crowded: a question with more than so many neighbours, at or above a cosine, among all that are left by then. Not
-clusters: k-means would draw its borders anew with every added question. Neighbours are counted among a sample of SAMPLE
-questions, the ones with the smallest draws, and scaled up; up to SAMPLE questions the count is exact, and the work
-grows with the number of questions, not with its square.
+clusters: k-means would draw its borders anew with every added question. Neighbours are counted among a sample
+(tasks/thin_crowds.py), so that the work grows with the number of questions, not with its square.
+
+Memory is that of one shard, of the sample, and of DuckDB's limit: shards are gone through once for the templates, once
+for the sample, once to decide.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, model_validator
 
@@ -27,16 +28,16 @@ from storage.fingerprint import hash_text
 from storage.manifest import Book
 from storage.schemas import THINNED
 from storage.workspace import Workspace
-from tasks.embeddings import matrix
+from tasks.dedup import paid_for
 from tasks.label import survivors
 from tasks.lexical import template
 from tasks.question import question_text
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
+from tasks.thin_crowds import Sample, draw_sample, neighbours, vectors_of
+from tasks.thin_templates import Templates
 
-VERSION = "1"
-SAMPLE = 20_000
-BLOCK = 1024
+VERSION = "2"
 
 
 class CrowdedSettings(Settings):
@@ -69,14 +70,11 @@ class ThinSettings(Settings):
         return self.easy is not None or self.medium is not None or self.crowded is not None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Question:
     """What decides about one question."""
 
     question_id: str
-    shard: str
-    template: str | None
-    """hash of the text without numbers, where templates are counted"""
     protected: bool
     """held out, or its answers are paid for"""
     label: dict[str, Any] | None
@@ -102,34 +100,48 @@ def thin_step(settings: ThinSettings, *, labels: bool, embedding: dict[str, Any]
     reads = ["ingest", "screen", "dedup", *(["label"] if labels else []), *(["embed"] if settings.crowded else [])]
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        transactions = [context.begin(step, one) for one in work]
-        questions = _questions(context.workspace, settings, labels, teachers if incumbents else ())
-        context.progress.expect(step.key, len(questions))
-        decisions = decide(context.workspace, questions, settings)
-        by_shard: dict[str, list[dict[str, Any]]] = {transaction.shard: [] for transaction in transactions}
-        for one in questions:
-            by_shard[one.shard].append(_row(one, decisions[one.question_id]))
-        for transaction in transactions:
-            rows = by_shard[transaction.shard]
-            book = Book("question", len(rows), len(rows))
-            transaction.commit("thinned", pa.Table.from_pylist(rows, schema=THINNED), [], [book])
-        context.progress.advance(step.key, len(questions))
+        transactions = [context.begin(step, one) for one in work]  # before anything is read
+        asked = teachers if incumbents else ()
+        with Templates(context) if settings.max_per_template is not None else nullcontext() as templates:
+            if templates is not None:
+                _settle_templates(context.workspace, settings, asked, templates)
+            decided = decisions(context.workspace, settings, labels, asked, templates)
+            for transaction in transactions:
+                rows = [_row(*one) for one in decided(transaction.shard)]
+                context.progress.expect(step.key, len(rows))
+                book = Book("question", len(rows), len(rows))
+                transaction.commit("thinned", pa.Table.from_pylist(rows, schema=THINNED), [], [book])
+                context.progress.advance(step.key, len(rows))
 
     return Step("thin", "curate", "global", VERSION, described, tuple(reads), run)
 
 
-def decide(workspace: Workspace, questions: Sequence[Question], settings: ThinSettings) -> dict[str, Decision]:
-    """Every question's decision: by template, then by difficulty, then by its region."""
-    decisions = dict.fromkeys((one.question_id for one in questions), KEPT)
-    if settings.max_per_template is not None:
-        decisions |= _templates(questions, settings.max_per_template, settings.seed)
-    for one in questions:
-        if decisions[one.question_id] is KEPT and one.label and not one.protected:
-            decisions[one.question_id] = _by_difficulty(one, settings)
-    if settings.crowded:
-        left = [one for one in questions if decisions[one.question_id] is KEPT]
-        decisions |= _crowded(workspace, left, settings.crowded, settings.seed)
-    return decisions
+Decided = list[tuple[Question, Decision]]
+
+
+def decisions(workspace: Workspace, settings: ThinSettings, labels: bool, teachers: Sequence[str],
+              templates: Templates | None) -> Callable[[str], Decided]:  # fmt: skip
+    """What gives every question's decision, by shard: by template, then by difficulty, then by its region."""
+
+    def before_crowds(shard: str) -> Decided:
+        gone = templates.gone(shard) if templates else {}
+        return [
+            (one, _of_template(gone[one.question_id], settings) if one.question_id in gone
+             else _by_difficulty(one, settings))
+            for one in _questions(workspace, shard, labels, teachers)
+        ]  # fmt: skip
+
+    crowded = settings.crowded
+    if crowded is None:
+        return before_crowds
+
+    def left() -> Iterator[tuple[str, list[str], list[float]]]:
+        for shard in workspace.shards:
+            ids = [one.question_id for one, decision in before_crowds(shard) if decision is KEPT]
+            yield shard, ids, [draw(identity, "sample", settings.seed) for identity in ids]
+
+    sample = draw_sample(workspace, left())
+    return lambda shard: _by_crowd(workspace, shard, before_crowds(shard), sample, crowded, settings.seed)
 
 
 def draw(question_id: str, rule: str, seed: int) -> float:
@@ -137,28 +149,29 @@ def draw(question_id: str, rule: str, seed: int) -> float:
     return int(hash_text("thin", rule, str(seed), question_id)[:13], 16) / 2**52
 
 
-def _templates(questions: Sequence[Question], most: int, seed: int) -> dict[str, Decision]:
-    """Those with the smallest draws stay; protected ones are in front and stay anyway."""
-    families: dict[str, list[tuple[bool, float, str]]] = {}
-    for one in questions:
-        if one.template is not None:
-            place = (not one.protected, draw(one.question_id, "template_duplicate", seed), one.question_id)
-            families.setdefault(one.template, []).append(place)
-    found = {}
-    for members in families.values():
-        if len(members) <= most:
-            continue
-        members.sort()
-        kept = [identity for _, _, identity in members[:most]]
-        for number, (free, _, identity) in enumerate(members[most:], most + 1):
-            if free:
-                evidence = {"of_template": len(members), "kept": kept[:3]}
-                found[identity] = Decision("template_duplicate", number, most, evidence)
-    return found
+def _settle_templates(workspace: Workspace, settings: ThinSettings, teachers: Sequence[str],
+                      templates: Templates) -> None:  # fmt: skip
+    assert settings.max_per_template is not None
+    for shard in workspace.shards:
+        paid = paid_for(workspace, shard, teachers)
+        templates.add([
+            {"question_id": row["question_id"], "shard": shard,
+             "template": hash_text(template(question_text(row["messages"]))),
+             "protected": row["split"] == "heldout" or row["question_id"] in paid,
+             "draw": draw(row["question_id"], "template_duplicate", settings.seed)}
+            for row in survivors(workspace, shard, ["messages"])
+        ])  # fmt: skip
+    templates.settle(settings.max_per_template)
+
+
+def _of_template(gone: tuple[int, int, list[str]], settings: ThinSettings) -> Decision:
+    number, members, kept = gone
+    return Decision("template_duplicate", number, settings.max_per_template, {"of_template": members, "kept": kept})
 
 
 def _by_difficulty(one: Question, settings: ThinSettings) -> Decision:
-    assert one.label is not None
+    if one.label is None or one.protected:
+        return KEPT
     difficulty = one.label["difficulty"]
     rate = {"easy": settings.easy, "medium": settings.medium}.get(difficulty)
     rule = f"thinned_{difficulty}"
@@ -167,59 +180,27 @@ def _by_difficulty(one: Question, settings: ThinSettings) -> Decision:
     return Decision(rule, drawn, rate, _said(one))
 
 
-def _crowded(workspace: Workspace, questions: Sequence[Question], settings: CrowdedSettings,
-             seed: int) -> dict[str, Decision]:  # fmt: skip
-    counts, sampled = _neighbours(workspace, questions, settings.cosine, seed)
-    found = {}
-    for one, count in zip(questions, counts.tolist(), strict=True):
-        if one.label is None or one.protected or count <= settings.neighbours:
-            continue
-        drawn = draw(one.question_id, "thinned_crowded", seed)
-        if drawn >= settings.keep:
-            evidence = _said(one) | {"draw": drawn, "keep": settings.keep, "cosine": settings.cosine, "among": sampled}
-            found[one.question_id] = Decision("thinned_crowded", count, settings.neighbours, evidence)
-    return found
+def _by_crowd(workspace: Workspace, shard: str, decided: Decided, sample: Sample, settings: CrowdedSettings,
+              seed: int) -> Decided:  # fmt: skip
+    left = [one.question_id for one, decision in decided if decision is KEPT]
+    if not left:
+        return decided
+    counts = neighbours(left, vectors_of(workspace, shard, left), sample, settings.cosine)
+    near = dict(zip(left, counts.tolist(), strict=True))
+    return [
+        (one, _of_crowd(one, near[one.question_id], len(sample), settings, seed) if decision is KEPT else decision)
+        for one, decision in decided
+    ]
 
 
-def _neighbours(workspace: Workspace, questions: Sequence[Question], cosine: float,
-                seed: int) -> tuple[npt.NDArray[np.float64], int]:  # fmt: skip
-    """Neighbours of each question, without itself, scaled up from the sample; and the size of the sample."""
-    order = sorted(
-        range(len(questions)), key=lambda number: (draw(questions[number].question_id, "sample", seed), number)
-    )
-    among = np.array(sorted(order[:SAMPLE]), int)
-    if not len(among):
-        return np.zeros(0), 0
-    by_shard: dict[str, list[int]] = {}
-    for number, one in enumerate(questions):
-        by_shard.setdefault(one.shard, []).append(number)
-    sample = _sample(workspace, questions, by_shard, set(among.tolist()))
-    inside = np.zeros(len(questions), bool)
-    inside[among] = True
-    counts = np.zeros(len(questions))
-    for shard, numbers in by_shard.items():
-        vectors = _vectors(workspace, shard, [questions[number].question_id for number in numbers])
-        for start in range(0, len(numbers), BLOCK):
-            block = numbers[start : start + BLOCK]
-            near = (vectors[start : start + BLOCK] @ sample.T >= cosine).sum(axis=1) - inside[block]
-            counts[block] = np.maximum(near, 0)
-    others = np.where(inside, len(among) - 1, len(among))
-    return counts * (len(questions) - 1) / np.maximum(others, 1), len(among)
-
-
-def _sample(workspace: Workspace, questions: Sequence[Question], by_shard: dict[str, list[int]],
-            among: set[int]) -> npt.NDArray[np.float32]:  # fmt: skip
-    parts = []
-    for shard, numbers in by_shard.items():
-        if chosen := [questions[number].question_id for number in numbers if number in among]:
-            parts.append(_vectors(workspace, shard, chosen))
-    return np.concatenate(parts)
-
-
-def _vectors(workspace: Workspace, shard: str, identities: Sequence[str]) -> npt.NDArray[np.float32]:
-    rows = workspace.read("embed", shard, "embeddings")
-    place = {identity: number for number, identity in enumerate(rows.column("question_id").to_pylist())}
-    return matrix(rows)[[place[identity] for identity in identities]].astype(np.float32)
+def _of_crowd(one: Question, count: float, among: int, settings: CrowdedSettings, seed: int) -> Decision:
+    if one.label is None or one.protected or count <= settings.neighbours:
+        return KEPT
+    drawn = draw(one.question_id, "thinned_crowded", seed)
+    if drawn < settings.keep:
+        return KEPT
+    evidence = _said(one) | {"draw": drawn, "keep": settings.keep, "cosine": settings.cosine, "among": among}
+    return Decision("thinned_crowded", count, settings.neighbours, evidence)
 
 
 def _said(one: Question) -> dict[str, Any]:
@@ -235,32 +216,17 @@ def _row(one: Question, decision: Decision) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _questions(workspace: Workspace, settings: ThinSettings, labels: bool, teachers: Sequence[str]) -> list[Question]:
-    found = []
-    for shard in workspace.shards:
-        labelled = _labels(workspace, shard) if labels else {}
-        paid = paid_for(workspace, shard, teachers)
-        for row in survivors(workspace, shard, ["messages"]):
-            identity = row["question_id"]
-            text = template(question_text(row["messages"])) if settings.max_per_template else None
-            found.append(Question(
-                identity, shard, hash_text(text) if text is not None else None,
-                row["split"] == "heldout" or identity in paid, labelled.get(identity),
-            ))  # fmt: skip
-    return found
+def _questions(workspace: Workspace, shard: str, labels: bool, teachers: Sequence[str]) -> list[Question]:
+    labelled = _labels(workspace, shard) if labels else {}
+    paid = paid_for(workspace, shard, teachers)
+    return [
+        Question(row["question_id"], row["split"] == "heldout" or row["question_id"] in paid,
+                 labelled.get(row["question_id"]))
+        for row in survivors(workspace, shard, [])
+    ]  # fmt: skip
 
 
 def _labels(workspace: Workspace, shard: str) -> dict[str, dict[str, Any]]:
     columns = ["question_id", "difficulty", "status", "labeller", "labeller_version"]
     rows = workspace.read("label", shard, "labels", columns).to_pylist()
     return {row["question_id"]: row for row in rows if row["status"] == "labelled"}
-
-
-def paid_for(workspace: Workspace, shard: str, teachers: Sequence[str]) -> set[str]:
-    """The shard's questions that one of the teachers has answered."""
-    paid: set[str] = set()
-    for teacher in teachers:
-        if workspace.head(f"generate.{teacher}", shard):
-            rows = workspace.read(f"generate.{teacher}", shard, "responses", ["question_id", "error_kind"]).to_pylist()
-            paid |= {row["question_id"] for row in rows if row["error_kind"] is None}
-    return paid

@@ -20,9 +20,10 @@ from storage.fingerprint import hash_json, hash_text
 from storage.manifest import Book
 from storage.schemas import VERDICTS
 from storage.workspace import Transaction
-from tasks.plan import model_revision, planned
+from tasks.plan import ROUNDS, model_revision, planned
 from tasks.step import Context, Step, Work
 from tasks.teachers.settings import TeacherBase
+from tasks.teachers.teacher import Request
 from tasks.verifiers.bench import Bench, Subject, static_versions
 from tasks.verifiers.outcome import Opinion, combine_opinions, in_order, is_asked
 from tasks.verifiers.settings import Policy, VerifierName, VerifySettings
@@ -43,19 +44,24 @@ def verify_step(settings: VerifySettings, teacher: TeacherBase, *, workers: int)
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         with Bench(settings, workers) as bench:
             for one in work:
-                _Shard(context, step, one, settings, teacher, revision, bench).run()
+                JudgedShard(context, step, one, settings, teacher, revision, bench).run()
 
-    described = {
-        "verify": settings.judging(),
-        "versions": static_versions(settings) | {"trace": TraceVerifier(settings.trace).version},
-        "teacher": teacher.asks(),
-        "revision": revision,
-    }
     reads = ("curate", f"generate.{teacher.name}")
+    described = judged_by(settings, teacher)
     return Step(f"verify.{teacher.name}", "verify", "shard", VERSION, described, reads, run)
 
 
-class _Shard:
+def judged_by(settings: VerifySettings, teacher: TeacherBase) -> dict[str, Any]:
+    """What a teacher's verdicts depend on, besides what is judged."""
+    return {
+        "verify": settings.judging(),
+        "versions": static_versions(settings) | {"trace": TraceVerifier(settings.trace).version},
+        "teacher": teacher.asks(),
+        "revision": model_revision(teacher),
+    }
+
+
+class JudgedShard:
     """The work on one shard of one teacher."""
 
     def __init__(self, context: Context, step: Step, work: Work, settings: VerifySettings, teacher: TeacherBase,
@@ -67,20 +73,36 @@ class _Shard:
         workspace = context.workspace
         questions = workspace.read("curate", work.shard, "curated").to_pylist()
         self._questions = {question["question_id"]: question for question in questions}
-        self._teacher = teacher.name
-        self._plan = {one.request.response_id: one.request for one in planned(questions, teacher, revision)}
-        responses = workspace.read(f"generate.{teacher.name}", work.shard, "responses").to_pylist()
-        self._responses = {row["response_id"]: row for row in responses}
+        self._teacher = teacher
+        self._revision = revision
+        self._plan = self._planned()
+        self._responses = {
+            row["response_id"]: row
+            for key in step.reads if key.startswith("generate.")
+            for row in workspace.read(key, work.shard, "responses").to_pylist()
+        }  # fmt: skip
         self._known: dict[tuple[str, str, str], dict[str, Any]] = {}
-        if self._transaction.base:
-            for row in workspace.read(step.key, work.shard, "verdicts").to_pylist():
-                self._known[row["response_id"], row["verifier"], row["verifier_version"]] = row
+        first = f"verify.{teacher.name}"
+        for key in (first, f"{first}{ROUNDS}"):  # a sample may move from one to the other
+            if workspace.head(key, work.shard) is not None:
+                for row in workspace.read(key, work.shard, "verdicts").to_pylist():
+                    self._known[row["response_id"], row["verifier"], row["verifier_version"]] = row
         self._rows: list[dict[str, Any]] = []
         self._ledger: list[dict[str, Any]] = []
         self._waiting = 0
 
+    def _planned(self) -> dict[str, Request]:
+        """What is to be judged, by response_id."""
+        questions = self._questions.values()
+        return {one.request.response_id: one.request for one in planned(questions, self._teacher, self._revision)}
+
     def run(self) -> None:
-        answered = [key for key in self._plan if self._account(key)]
+        self._work(list(self._plan))
+        self._commit([])
+
+    def _work(self, keys: Sequence[str]) -> None:
+        """Judge these of the plan, with a commit now and then."""
+        answered = [key for key in keys if self._account(key)]
         self._context.progress.expect(self._step.key, len(answered))
         last = time.monotonic()
         for start in range(0, len(answered), BATCH):
@@ -91,7 +113,6 @@ class _Shard:
             if rest and time.monotonic() - last > COMMIT_EVERY_S:
                 self._commit(rest)
                 last = time.monotonic()
-        self._commit([])
 
     def _account(self, key: str) -> bool:
         """Whether a planned response is there to be judged; what isn't is pending or in the ledger."""
@@ -102,13 +123,17 @@ class _Shard:
             self._waiting += 1
             reason = f"the request failed: {row['error']}" if row else "the request isn't answered yet"
             request = self._plan[key]
-            asked = {"response_id": key, "question_id": request.question_id, "teacher": self._teacher,
+            asked = {"response_id": key, "question_id": request.question_id, "teacher": self._teacher.name,
                      "sample_index": request.sample_index}  # fmt: skip
             self._rows.append(_row(asked, "outcome", "request", unscored("infra_error", reason)))
         else:
-            evidence = json.dumps({"error": row["error"], "question_id": row["question_id"]})
+            evidence = json.dumps(self._no_response(row))
             self._ledger.append(self._context.drop(self._step.key, "response", key, "no_response", evidence=evidence))
         return False
+
+    def _no_response(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What the ledger says of a request that was refused."""
+        return {"error": row["error"], "question_id": row["question_id"]}
 
     def _judge(self, keys: Sequence[str]) -> None:
         """Judge a batch: all its open verdicts, verifier by verifier, then the outcomes."""
@@ -169,8 +194,8 @@ class _Shard:
         out = len(self._plan) - self._waiting - len(self._ledger) - len(rest)
         book = Book("response", len(self._plan), out, dropped, self._waiting + len(rest))
         coming = set(rest)
-        known = [row for (key, name, _), row in self._known.items() if key in coming and name != "outcome"]
-        table = pa.Table.from_pylist(self._rows + known, schema=VERDICTS)
+        known = {(key, name): row for (key, name, _), row in self._known.items() if key in coming and name != "outcome"}
+        table = pa.Table.from_pylist([*self._rows, *known.values()], schema=VERDICTS)
         self._transaction.commit("verdicts", table, self._ledger, [book])
 
 

@@ -227,5 +227,5 @@ def _tiles(text: str, begin: int) -> list[tuple[int, int, tuple[int, int]]]:
     """Of each sentence its span in the text, and that up to the next sentence in the dialogue, where `text` begins at
     `begin`: a token of white space belongs to the sentence before it."""
     spans = sentence_spans(text)
-    ends = [start for start, _ in spans[1:]] + [len(text)]
+    ends = [start for start, _ in spans[1:]] + [len(text)] if spans else []  # such as "...": no letter, no sentence
     return [(start, end, (begin + start, begin + until)) for (start, end), until in zip(spans, ends, strict=True)]

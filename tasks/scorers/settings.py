@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tasks.provenance_classes import ProvenanceSettings
 from tasks.settings import Settings
 
 Of = Literal["response", "question_and_response"]
@@ -71,6 +72,8 @@ ScorerSettings = Annotated[TransformersScorerSettings | VLLMScorerSettings, Fiel
 class ScoreSettings(Settings):
     scorers: tuple[ScorerSettings, ...] = Field(min_length=1)
     """Each scores every response of every teacher."""
+    provenance: ProvenanceSettings | None = None
+    """Two of them compared sentence by sentence, as teacher and student; null: none."""
 
     @model_validator(mode="after")
     def _own_names(self) -> ScoreSettings:
@@ -78,6 +81,12 @@ class ScoreSettings(Settings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"scorers: the name {twice[0]} is used twice; every one needs its own")
+        for role in ("teacher", "student") if self.provenance else ():
+            name = getattr(self.provenance, role)
+            if name not in names:
+                raise ValueError(f"provenance.{role}: no scorer {name}; there are {', '.join(names)}")
+        if self.provenance and self.provenance.teacher == self.provenance.student:
+            raise ValueError(f"provenance: teacher and student are both {self.provenance.teacher}; name two scorers")
         return self
 
 

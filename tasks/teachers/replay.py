@@ -122,13 +122,14 @@ class ReplayTeacher:
     def strays(self, shard: str, asked: set[str]) -> Strays:
         """The records of a shard that serve none of the questions in `asked`, or lie beyond the planned samples."""
         rows = self._read(shard)
+        most = self._teacher.max_samples if self._teacher.until else self._teacher.samples
         found = []
         for row in rows:
             if row["bad_rule"]:
                 found.append(Stray(row["place"], row["bad_rule"], row["bad_detail"]))
             elif row["question_id"] not in asked:
                 found.append(Stray(row["place"], "question_not_asked", row["question_id"]))
-            elif row["sample_index"] >= self._teacher.samples:
+            elif row["sample_index"] >= most:
                 found.append(Stray(row["place"], "beyond_samples", f"sample {row['sample_index']}"))
         return Strays(len(rows), tuple(found))
 

@@ -68,6 +68,15 @@ class TeacherBase(Settings):
     """Name in the tables and on the command line."""
     samples: int = Field(default=4, ge=1)
     """k: responses asked for per question (DeepDistill: 4)."""
+    until: Literal["verified", "settled"] | None = None
+    """Sample again, in rounds: until one sample is verified, or until the band of the pass rate is settled. Pass rates
+    and difficulty come from the first `samples` alone."""
+    max_samples: int = Field(default=16, ge=1)
+    """until: at most so many samples of a question, those of round 0 included."""
+    samples_per_round: int = Field(default=4, ge=1)
+    """until: samples of a question in each later round."""
+    confidence: float = Field(default=0.8, gt=0.5, lt=1)
+    """until settled: of the interval (Clopper-Pearson) that must lie within one band of `grade`."""
     prompts: dict[str, Prompts] = {}
     """By category, or `default`: a prompt, the name of a ready-made one, or several, over which the samples spread."""
     sampling: Sampling = Sampling()
@@ -94,6 +103,13 @@ class TeacherBase(Settings):
     @model_validator(mode="after")
     def _prompts_fit(self) -> TeacherBase:
         check_prompts(self.prompts, (*CATEGORIES, DEFAULT))
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_have_room(self) -> TeacherBase:
+        if self.until and self.max_samples <= self.samples:
+            raise ValueError(f"max_samples ({self.max_samples}) leaves no later round: it counts the {self.samples} of "
+                             "`samples` too; set more, or leave `until` out")  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -131,7 +147,8 @@ NOT_ASKED = {
     "price_per_million_prompt_tokens", "budget", "batch_size", "device",
     "model", "revision", "path", "dtype", "base_url", "api_key_env", "concurrency", "timeout_s", "attempts",
     "trust_remote_code", "command", "gpus", "tensor_parallel", "flags", "environment", "start_timeout_s", "restarts",
-    "api_key_secret", "idle_timeout_s", "patience_s",
+    "api_key_secret", "idle_timeout_s", "patience_s", "license", "until", "max_samples", "samples_per_round",
+    "confidence",
 }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ SETTINGS: list[tuple[str, Any]] = [
     ("select.max_per_question", 0), ("select.trace", "all"), ("select.trace.thinking", ["nobody"]),
     ("select.perplexity", {"scorer": "nobody", "max": 5}), ("select.metod", "verified"),
     ("negatives", []), ("negatives.length_ratio", 0), ("export", 5), ("export.validation", 2), ("export.colour", "red"),
+    ("export.formats", ["openai"]), ("export.formats", ["parquet"]),
     ("student", []), ("student.name", "../up"), ("student.stages", [{"kind": "rl"}]), ("student.stages", ["sft"]),
     ("student.learning_rate", 0), ("student.learning_rate", "8e"), ("student.max_length", 1), ("student.lora", True),
     ("student.lora", {"rank": 0}), ("student.dtype", "int4"), ("student.epochs", -1),

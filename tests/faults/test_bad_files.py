@@ -21,6 +21,10 @@ from tests.faults.bad_files import FILES, RECORDS
 REMEDY = re.compile(r"[Cc]heck|expected|set `|--column|names columns")
 GOOD = [{"question": f"What is {n} + {n}?", "ground_truth": str(2 * n), "response": f"\\boxed{{{2 * n}}}"}
         for n in range(5)]  # fmt: skip
+WITHOUT_QUESTIONS = [
+    name for name in FILES if name.endswith((".jsonl", ".parquet"))
+    and RECORDS.get(name.removeprefix("record_").removesuffix(".jsonl"), {}).get("response") is None
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -44,6 +48,22 @@ def test_verify_names_what_is_wrong(name, tmp_path, stillhouse) -> None:
     path = tmp_path / name
     path.write_bytes(FILES[name])
     code, said = stillhouse("verify", path, "--out", tmp_path / "out.jsonl", "--category", "math")
+    assert code == 1
+    assert str(path) in said and REMEDY.search(said), said
+    assert "Traceback" not in said and len(said) < 3000
+
+
+@pytest.mark.parametrize("command", ["dedup", "decontaminate"])
+@pytest.mark.parametrize("name", WITHOUT_QUESTIONS)
+def test_curation_of_a_file_names_what_is_wrong(command, name, tmp_path, stillhouse) -> None:
+    path, items = tmp_path / name, tmp_path / "items.jsonl"
+    path.write_bytes(FILES[name])
+    items.write_text('{"question": "What is the capital of France?"}\n')
+    options = {
+        "dedup": ["--no-near"],
+        "decontaminate": ["--against", items, "--set", "curate.decontaminate.signals=false"],
+    }[command]
+    code, said = stillhouse(command, path, "--out", tmp_path / f"out{path.suffix}", *options)
     assert code == 1
     assert str(path) in said and REMEDY.search(said), said
     assert "Traceback" not in said and len(said) < 3000

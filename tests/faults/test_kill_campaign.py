@@ -23,7 +23,7 @@ def test_killed_runs_end_row_identical(tmp_path: Path) -> None:
     recipe = {
         "name": "sums",
         "expected_questions": 60_000,
-        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math"}],
+        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math", "license": "MIT"}],
         "curate": {"near_duplicates": None},
         "teachers": [{"name": "stored", "engine": "replay", "path": "sums.jsonl", "samples": 1}],
     }

@@ -29,7 +29,7 @@ def server():
 def recipe(server, name="far", **more):
     return {
         "name": "budget",
-        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math"}],
+        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math", "license": "MIT"}],
         "curate": {"near_duplicates": None},
         "teachers": [
             {"name": name, "engine": "openai", "model": "m", "base_url": server.url, "samples": 2, "attempts": 1,

@@ -46,6 +46,17 @@ def test_kept_rows_are_unchanged_and_every_other_row_is_in_the_ledger(files):
     assert "1 of 4 rows kept" in result.output
 
 
+def test_suspects_that_stay_are_counted_and_shown(files):
+    result = run(files / "in.jsonl", "--against", files / "bench.jsonl", "--out", files / "out.jsonl",
+                 "--set", "curate.decontaminate.suspect=-40", "--set", "curate.decontaminate.contaminated=90",
+                 "--set", "curate.decontaminate.ngram=null")  # fmt: skip
+    table = pq.read_table(files / "out.jsonl.ledger.parquet").to_pylist()
+    assert [row["row"] for row in table] == [2, 3] and len((files / "out.jsonl").read_text().splitlines()) == 2
+    page = (files / "out.jsonl.html").read_text()
+    assert "Rows that are kept, but look like an item." in page and "row 1" in page
+    assert result.exit_code == 0
+
+
 def test_planting_prints_recall_by_kind_and_false_flags(files):
     (files / "plain.jsonl").write_text(json.dumps({"question": CLEAN["question"]}))
     result = run(files / "plain.jsonl", "--against", f"{files / 'bench.jsonl'}:question:answer", "--out",
@@ -59,5 +70,9 @@ def test_wrong_arguments_are_errors_that_name_the_way_out(files):
         run(files / "in.jsonl", "--out", files / "out.jsonl")
     with pytest.raises(UsageError, match=r"several types.*\.jsonl"):
         run(files / "in.jsonl", "--against", files / "bench.jsonl", "--out", files / "out.parquet")
+    with pytest.raises(UsageError, match="is the input"):
+        run(files / "in.jsonl", "--against", files / "bench.jsonl", "--out", files / "in.jsonl")
+    with pytest.raises(UsageError, match="expected OURS=THEIRS"):
+        run(files / "in.jsonl", "--against", files / "bench.jsonl", "--out", files / "o.jsonl", "--column", "question")
     with pytest.raises(UsageError, match=r"\.parquet or \.jsonl"):
         run(files / "in.jsonl", "--against", files / "bench.jsonl", "--out", files / "out.csv")

@@ -83,7 +83,7 @@ def test_run_over_an_endpoint(stillhouse, endpoint: Endpoint, tmp_path: Path, mo
     (tmp_path / "sums.jsonl").write_text("\n".join(rows))
     recipe = {
         "name": "endpoint",
-        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math"}],
+        "sources": [{"name": "sums", "kind": "file", "path": "sums.jsonl", "category": "math", "license": "MIT"}],
         "curate": {"near_duplicates": None},
         "teachers": [
             {"name": "far", "engine": "openai", "model": "teacher", "base_url": endpoint.url, "samples": 2,

@@ -237,3 +237,13 @@ def test_a_workspace_that_is_not_there_is_an_error(house, tmp_path):
 )  # fmt: skip
 def test_numbers_have_about_three_figures(value, text):
     assert number(value) == text
+
+
+def test_later_rounds_are_noted_as_an_upper_bound(house):
+    house.recipe["teachers"] = [TEACHER | {"until": "verified", "max_samples": 6, "expected_tokens": 100}]
+    found = estimate(check_recipe(house.recipe, house.base))
+    assert found.teachers[0].requests == 30
+    assert (
+        "teacher t: until verified: at most 60 more requests in later rounds, 6,000 response tokens, 0.06 in money"
+        in (" | ".join(found.notes))
+    )

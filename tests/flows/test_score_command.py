@@ -54,7 +54,7 @@ def test_a_run_shows_perplexities_and_so_do_status_show_sql_and_plan(stillhouse,
 def test_limits_that_nothing_can_keep_are_refused(scorers, limits, said, tmp_path) -> None:
     recipe = {
         "name": "t",
-        "sources": [{"name": "s", "kind": "file", "path": "s.jsonl", "category": "math"}],
+        "sources": [{"name": "s", "kind": "file", "path": "s.jsonl", "category": "math", "license": "MIT"}],
         "teachers": [{"name": "t", "engine": "replay", "path": "s.jsonl"}],
     }
     recipe["score"] = None if scorers is None else {"scorers": scorers}

@@ -99,7 +99,7 @@ def test_the_number_of_shards_does_not_change_what_is_kept(house, tmp_path):
     assert house.ledger("curate") == other.ledger("curate")
 
 
-def test_no_questions_are_no_fault(house):
-    house.write("sums.jsonl", [{"nothing": 1}])
+def test_that_no_question_is_left_is_no_fault(house):
+    house.write("sums.jsonl", [{"question": QUESTIONS[4]}])
     house.run("curate")
     assert house.rows("curate", "curated") == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.decontaminate_code import asks_for_code, example_values, name_parts, prose
+from tasks.decontaminate_code import asks_for_code, checked_examples, example_values, name_parts, prose
 from tasks.decontaminate_nearest import ItemMatrix
 from tasks.decontaminate_ngrams import covered
 from tasks.decontaminate_signals import answer_key, formulas, has_formulas, same_formulas
@@ -79,3 +79,13 @@ def test_the_nearest_are_exact_and_ties_go_to_the_smaller_number():
         assert item[row == number].tolist() == wanted
     assert item[row == 17].tolist()[:2] == [17, 400]
     assert np.allclose(cosine, np.minimum(full[row, item], 1), atol=1e-12)
+
+
+def test_checked_examples_are_known_whatever_the_function_is_called_and_however_they_are_written() -> None:
+    python = "assert find_it([1, 2], 'ab') == (3, 4)\nassert (find_it([5], 'c')) == 6"
+    script = 'console.assert(solve([1,2], "ab") === (3,4));\n  assert solve( [5],"c" ) == 6'
+    assert checked_examples(python) == checked_examples(script) == {"[1,2],'ab'→3,4", "[5],'c'→6"}
+
+
+def test_a_call_that_is_not_checked_is_no_example() -> None:
+    assert checked_examples("print(find_it([1, 2]) == 3)\nfind_it(4) == 5") == frozenset()

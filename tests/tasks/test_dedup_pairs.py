@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flows.status import curation_lines, summary_markdown
 from storage.workspace import ALL
 from tasks import pairs, similarity, similarity_clusters
+from tasks.report import write_report
 from tasks.similarity import similar_pairs
 from tasks.similarity_clusters import clustered_pairs
 
@@ -174,3 +176,15 @@ def test_a_recipe_above_its_size_uses_clusters_and_says_what_recall_was_measured
     house.run("curate")
     extra = house.workspace.need("pairs", ALL).extra
     assert extra["method"] == "clusters" and 0 < extra["recall"] <= 1
+    (line,) = curation_lines(house.workspace)
+    assert f"recall {extra['recall']:.4f}, measured on random texts" in line and "cosine ≥ 0.9" in line
+    page = write_report(house.workspace, "t", None).read_text(encoding="utf-8")
+    assert f"<li>{line}</li>" in page
+
+
+def test_an_exact_join_says_so_and_a_workspace_without_one_says_nothing(house):
+    assert curation_lines(house.workspace) == []
+    house.run("curate")
+    (line,) = curation_lines(house.workspace)
+    assert line.startswith("near-duplicates: ") and line.endswith("compared: all texts with all")
+    assert line in summary_markdown(house.workspace, [], {})

@@ -1,4 +1,6 @@
-"""Proves that an export loads with `datasets`, that its card is right, and that every row says where it comes from."""
+"""Proves that an export loads with `datasets`, that its card is right, that every row says where it comes from, and
+that what nobody may pass on is refused before a file is written. The other layouts: test_formats.py.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import datasets
 import pytest
 import yaml
 
-from tasks.card import CardFacts, write_card
+from tasks.card import CardFacts, Origin, write_card
 from tasks.export import EXAMPLE, export_folder, export_rows
+from tasks.export_licenses import UnknownLicense, licensing
 
 
 def ask(number):
@@ -32,7 +35,7 @@ def house(make_house, make_source):
             {
                 "question": ask(n),
                 "ground_truth": str(n + 1),
-                "lic": "MIT" if n % 2 else "cc-by | <b>4.0</b>",
+                "lic": "MIT" if n % 2 else "CC BY-SA 4.0",
                 "one": [f"<think>\nadd {n}\n</think>\n\\boxed{{{n + 1}}}", f"\\boxed{{{n + 1}}}"],
                 "two": f"\\boxed{{{n + n % 3}}}",
             }
@@ -75,25 +78,75 @@ def test_the_folder_loads_with_both_splits_and_all_columns(house, tmp_path):
 def test_the_card_is_yaml_in_front_and_a_table_behind(house):
     house.run("export")
     front, text = front_matter(house)
-    assert front["license"] == "other"
+    assert front["license"] == "cc-by-sa-4.0"
     assert front["configs"] == [
         {
             "config_name": "default",
             "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in ("train", "validation")],
         }
     ]
-    assert r"| sums | cc-by \| &lt;b>4.0&lt;/b> | 14 |" in text and "| sums | MIT | 14 |" in text
+    assert "| sums | CC BY-SA 4.0 | 14 |" in text and "| sums | MIT | 14 |" in text
     assert "28 verified responses of 2 teachers to 12 questions" in text
+    assert "Most restrictive licence: cc-by-sa-4.0. The licences together ask for: attribution, share-alike." in text
+    assert "| ingest | record | 12 | 12 |  |" in text and "| select | response |" in text
+    recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert [one["name"] for one in recipe["teachers"]] == ["one", "two"] and recipe["sources"][0]["name"] == "sums"
+
+
+def test_the_recipe_in_the_card_names_no_machine_and_no_key(house, tmp_path):
+    house.recipe["teachers"][0]["path"] = str(house.base / "sums.jsonl")
+    house.recipe["verify"] = {"judge": {"base_url": "http://10.1.2.3:8000/v1", "model": "m", "api_key_env": "MY_KEY"}}
+    house.run("export")
+    _, text = front_matter(house)
+    assert "sums.jsonl" in text
+    assert all(secret not in text for secret in (str(tmp_path), "10.1.2.3", "MY_KEY"))
+
+
+def test_an_unknown_licence_is_refused_before_a_file_is_written_and_allowed_by_a_setting(house):
+    house.recipe["sources"][0]["columns"] = {}
+    house.recipe["sources"][0]["license"] = "mine | <b>"
+    with pytest.raises(UnknownLicense, match=r"source sums: 'mine \| <b>'.*--allow-unknown-license"):
+        house.run("export")
+    assert not (house.root / "exports").exists()
+    house.recipe["export"] |= {"allow_unknown_license": True}
+    house.run("export")
+    front, text = front_matter(house)
+    assert front["license"] == "unknown" and r"| sums | mine \| &lt;b> | 28 |" in text
+    del house.recipe["export"]["allow_unknown_license"]
+    assert house.run("export") == []  # it was allowed, and the files would be the same
+
+
+def test_a_source_without_a_licence_is_refused_and_so_is_a_teacher_under_unknown_terms(house):
+    house.recipe["sources"][0]["columns"] = {}
+    del house.recipe["sources"][0]["license"]
+    with pytest.raises(UnknownLicense, match="source sums: none stated"):
+        house.run("export")
+    house.recipe["sources"][0]["license"] = "MIT"
+    house.recipe["teachers"][0]["license"] = "ask our lawyers"
+    with pytest.raises(UnknownLicense, match="teacher one: 'ask our lawyers'"):
+        house.run("export")
+
+
+def test_a_teachers_licence_counts_and_asks_nobody_again(house):
+    house.run("export")
+    house.recipe["teachers"][0]["license"] = "CC-BY-NC-4.0"
+    assert {one.step for one in house.run("export")} == {"export"}
+    front, text = front_matter(house)
+    assert front["license"] == "other"  # non-commercial, and share-alike by some rows
+    assert "| one | replay | CC-BY-NC-4.0 |" in text and "| two | replay | not stated |" in text
 
 
 @pytest.mark.parametrize(
     ("licenses", "expected"),
     [
         (["Apache-2.0"], "apache-2.0"),
-        (["MIT", "mit"], "other"),
+        (["MIT", "mit"], "mit"),
+        (["MIT", "Apache-2.0"], "apache-2.0"),
+        (["CC-BY-SA-4.0", "CC-BY-NC-4.0"], "other"),
+        (["CC-BY-SA-4.0", "CC-BY-NC-SA-4.0"], "cc-by-nc-sa-4.0"),
         ([None], "unknown"),
-        (["a: b\nc"], "other"),
-        (["MIT", None], "other"),
+        (["a: b\nc"], "unknown"),
+        (["MIT", None], "unknown"),
     ],
 )
 def test_the_licence_in_front_is_an_id(tmp_path, licenses, expected):
@@ -111,7 +164,8 @@ def test_the_licence_in_front_is_an_id(tmp_path, licenses, expected):
                 "basis": "verifiers",
             }
         )
-    write_card(tmp_path / "README.md", facts, {"train": 1, "validation": 0})
+    origin = Origin(licensing(facts.by["source"]))
+    write_card(tmp_path / "README.md", facts, origin, {"train": 1, "validation": 0})
     assert yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])["license"] == expected
 
 
@@ -149,7 +203,7 @@ def test_a_new_export_takes_the_place_of_the_old_one(house, tmp_path):
 
 
 def test_many_small_files_are_one_data_set(house, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.export.ROWS_PER_FILE", 5)
+    monkeypatch.setattr("tasks.export_files.ROWS_PER_FILE", 5)
     house.run("export")
     names = sorted(path.name for path in (export_folder(house.workspace) / "data").iterdir())
     assert sum(len(rows) for rows in load(house, tmp_path).values()) == 28

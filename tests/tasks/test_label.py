@@ -16,6 +16,7 @@ from flows.status import summary_markdown
 from storage.schemas import CATEGORIES, LABEL_DIFFICULTIES
 from tasks.label import agreement_lines, label_agreement
 from tasks.label_prompt import SCHEMA, label_messages, read_labels
+from tasks.report import write_report
 
 EASY, HARD, CODE, CHAT = "What is 2 plus 3?", "Count the groups of order 64.", "Reverse a list in C.", "How are you?"
 ANSWERS = {
@@ -201,6 +202,8 @@ def test_agreement_with_the_given_categories_is_reported(house):
     assert found.confusions == (("math", "code", 1),) and found.unlabelled == (("unreadable", 1),)
     text = summary_markdown(house.workspace, [], {})
     assert "agrees with the given one for 2 (66.7%)" in text and "math → code 1" in text
+    page = write_report(house.workspace, "t", None).read_text(encoding="utf-8")
+    assert "agrees with the given one for 2 (66.7%)" in page
 
 
 def test_labels_are_replayed_and_read_again_when_their_file_changes(make_house):

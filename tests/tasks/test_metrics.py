@@ -4,7 +4,15 @@ from itertools import combinations
 
 import pytest
 
-from tasks.metrics import accuracy, accuracy_interval, capability, pass_at_k, wilson_interval
+from tasks.metrics import (
+    accuracy,
+    accuracy_interval,
+    capability,
+    majority_passes,
+    paired_difference,
+    pass_at_k,
+    wilson_interval,
+)
 
 
 def test_accuracy_is_the_mean_of_pass_rates_and_not_of_samples() -> None:
@@ -80,3 +88,36 @@ def test_interval_of_no_samples_is_an_error() -> None:
 def test_more_passes_than_samples_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         accuracy([(2, 3)])
+
+
+def test_paired_difference_has_mcnemars_p() -> None:
+    pairs = [((1, 0), (1, 1))] * 9 + [((1, 1), (1, 0))] * 1 + [((1, 1), (1, 1))] * 10
+    found = paired_difference(pairs)
+    assert found is not None
+    assert (found.value, found.questions) == (0.4, 20)
+    assert found.p == pytest.approx(2 * (1 + 10) / 2**10)  # 1 of 10 changed for the worse
+    assert 0.1 < found.low < 0.4 < found.high < 0.7
+
+
+def test_paired_difference_claims_no_certainty_where_nothing_changed() -> None:
+    found = paired_difference([((2, 1), (2, 1))] * 10)
+    assert found is not None and found.low < -0.2 and found.high > 0.2 and found.p is None
+
+
+def test_paired_difference_leaves_out_questions_judged_on_one_side() -> None:
+    found = paired_difference([((0, 0), (1, 1)), ((1, 0), (1, 1))])
+    assert found is not None and found.questions == 1
+    assert paired_difference([((0, 0), (1, 1))]) is None
+
+
+def test_majority_takes_the_most_frequent_answer_and_the_lesser_of_equals() -> None:
+    assert majority_passes([("5", True), ("5", True), ("4", False)])
+    assert not majority_passes([("5", True), ("4", False)])
+    assert not majority_passes([("5", True), ("4", False), (None, False), ("4", False)])
+    assert not majority_passes([(None, False)])
+
+
+@pytest.mark.parametrize("n", range(1, 60))
+def test_wilson_holds_the_share_itself_at_both_ends(n: int) -> None:
+    assert wilson_interval(0, n).low == 0.0
+    assert wilson_interval(n, n).high == 1.0

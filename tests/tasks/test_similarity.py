@@ -4,13 +4,15 @@ that crowds of copies stay bounded without breaking a cluster. The GPU's part is
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks import similarity, similarity_sketch
+from tasks import similarity, similarity_forest, similarity_sketch
 from tasks.similarity import exact_cosines, scan, scan_tensor, similar_pairs
 from tasks.similarity_forest import PairCollector, spanning_forest
 from tasks.similarity_sketch import choose_basis, make_sketch, unit_rows
@@ -182,6 +184,23 @@ def test_a_crowd_is_thinned_to_a_forest_with_the_same_clusters_at_every_threshol
         kept = found.cosine >= np.float32(threshold)
         every = np.array(sorted(expected))[np.minimum(cosines, 1).astype(np.float32) >= np.float32(threshold)]
         assert components(600, found.left[kept], found.right[kept]) == components(600, *every.T)
+
+
+@pytest.mark.parametrize("block", [64, 150])
+def test_the_forest_of_a_crowd_is_that_of_all_its_pairs_whatever_the_tiles(monkeypatch, block):
+    monkeypatch.setattr(similarity, "pair_budget", lambda rows: 500)
+    monkeypatch.setattr(similarity, "BLOCK", block)
+    monkeypatch.setattr(similarity_forest, "AT_ONCE", 1)
+    patterns = np.array(list(combinations(range(12), 6)))
+    vectors = np.ones((400, 12), np.float16)
+    np.put_along_axis(vectors, np.random.default_rng(2).permutation(patterns)[:400], np.float16(1.5), axis=1)
+    left, right = np.triu_indices(400, 1)
+    cosines = np.minimum(exact_cosines(vectors, left, right), 1).astype(np.float32)
+    assert len(np.unique(cosines)) == 6, "most pairs are equally similar"
+    kept = spanning_forest(400, left, right, cosines)
+    found = similar_pairs(vectors, 0.5)
+    assert found.found == len(left) and found.left.tolist() == left[kept].tolist()
+    assert found.right.tolist() == right[kept].tolist() and found.cosine.tolist() == cosines[kept].tolist()
 
 
 def test_copies_within_the_budget_are_paired_each_with_each():

@@ -129,14 +129,14 @@ def test_a_commit_within_the_shard_keeps_the_verdicts_that_are_still_to_come(hou
     judge.judged.clear()
     monkeypatch.setattr(verify, "BATCH", 2)
     monkeypatch.setattr(verify, "COMMIT_EVERY_S", -1.0)
-    commit = verify._Shard._commit
+    commit = verify.JudgedShard._commit
 
     def then_killed(self, rest):
         commit(self, rest)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(verify._Shard, "_commit", then_killed)
+        patch.setattr(verify.JudgedShard, "_commit", then_killed)
         house.run("verify", redo_from="verify")
     assert book(house) == (12, 2, 4, 6)
     house.run("verify")

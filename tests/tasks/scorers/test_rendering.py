@@ -180,3 +180,9 @@ def test_a_model_without_template_or_without_files_is_an_error_that_says_so(mode
 def test_sentences(text, expected):
     spans = sentence_spans(text)
     assert [text[start:end] for start, end in spans] == expected
+
+
+def test_a_part_without_a_letter_or_digit_has_no_sentence_and_is_scored_all_the_same(model):
+    found = rendering(model()).render(ASKED, "...", "It is 4.")
+    assert isinstance(found, Rendered)
+    assert [(one.part, one.start, one.end) for one in found.sentences] == [("answer", 0, 8)]
