@@ -118,8 +118,9 @@ class Recipe(Settings):
                 "grade.repair asks a judge: set `verify.judge`; `verify.route` says where else it is asked"
             )
         if self.student and "huggingface" not in self.export.formats:
-            raise ValueError("export.formats: a student is trained on the format huggingface; add it, or leave `student` "
-                             "out")  # fmt: skip
+            raise ValueError(
+                "export.formats: a student must have the format huggingface; add it, or take `student` out"
+            )
         if self.student and self.student.needs_pairs() and not self.negatives:
             raise ValueError(
                 "student.stages: redi and dpo are trained on pairs: set `negatives`, such as negatives: {}"
