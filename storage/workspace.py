@@ -119,7 +119,7 @@ class Workspace:
         wanted = None if columns is None else list(dict.fromkeys([*columns, *table.key]))
         pieces = [pq.read_table(self.root / part.path, columns=wanted, partitioning=None) for part in parts]
         schema = table.schema if wanted is None else pa.schema([table.schema.field(name) for name in wanted])
-        pieces = [piece.cast(schema) for piece in pieces]
+        pieces = [_with_all_columns(piece, schema, table.name).cast(schema) for piece in pieces]
         rows = pa.concat_tables(pieces) if pieces else schema.empty_table()
         if len(pieces) > 1:
             rows = rows.sort_by([(name, "ascending") for name in table.key])
@@ -262,6 +262,23 @@ class Transaction:
         self.base = head
         self._seq = head.seq + 1
         return head
+
+
+def _with_all_columns(rows: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
+    """Rows of a part in the schema's order; null where the part is older than a column."""
+    if rows.column_names == schema.names:
+        return rows
+    columns = []
+    for field in schema:
+        if field.name in rows.column_names:
+            columns.append(rows.column(field.name))
+        elif field.nullable:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+        else:
+            raise SchemaMismatch(
+                f"a part of {table} was written before its column {field.name} was; make it again: `stillhouse run --from`"
+            )
+    return pa.table(columns, schema=schema)
 
 
 def conform(rows: pa.Table, spec: Table, where: str) -> pa.Table:

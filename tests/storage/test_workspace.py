@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import BooksDontBalance, CommitLost, NotAWorkspace, NotCommitted, SchemaMismatch, StorageError
@@ -225,3 +226,17 @@ def test_the_manifest_says_what_a_slice_was_made_from(workspace, inputs, screene
     assert workspace.head("screen", "0").fingerprint == head.fingerprint == inputs.fingerprint
     part = workspace.root / raw["parts"][0]["path"]
     assert part.stat().st_size == raw["parts"][0]["bytes"] and os.access(part, os.R_OK)
+
+
+def test_a_part_older_than_a_column_is_read_with_nulls(workspace, inputs, screened):
+    head = begin(workspace, inputs).commit("screened", screened("a"), [], [Book("question", 1, 1)])
+    (part,) = head.data()
+    rows = pq.read_table(workspace.root / part.path, partitioning=None)
+    nullable = next(field.name for field in TABLES["screened"].schema if field.nullable)
+    needed = next(field.name for field in TABLES["screened"].schema if not field.nullable)
+    pq.write_table(rows.drop([nullable]), workspace.root / part.path)
+    read = workspace.read("screen", "0", "screened")
+    assert read.column(nullable).to_pylist() == [None] and read.schema == TABLES["screened"].schema
+    pq.write_table(rows.drop([needed]), workspace.root / part.path)
+    with pytest.raises(SchemaMismatch, match=f"before its column {needed}"):
+        workspace.read("screen", "0", "screened")
