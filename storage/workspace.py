@@ -276,7 +276,7 @@ def _with_all_columns(rows: pa.Table, schema: pa.Schema, table: str) -> pa.Table
             columns.append(pa.nulls(rows.num_rows, field.type))
         else:
             raise SchemaMismatch(
-                f"a part of {table} was written before its column {field.name} was; make it again: `stillhouse run --from`"
+                f"a part of {table} was written before its column {field.name} was; make it again with `run --from`"
             )
     return pa.table(columns, schema=schema)
 
