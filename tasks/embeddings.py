@@ -31,7 +31,7 @@ from storage.schemas import EMBEDDINGS, TABLES
 from storage.workspace import Workspace
 from tasks.errors import BadSetting
 from tasks.question import normalise, question_text
-from tasks.settings import Settings
+from tasks.settings import ModelSource, Settings
 from tasks.step import Context, Step, Work
 
 VERSION = "2"
@@ -45,7 +45,7 @@ Vectors = npt.NDArray[np.float16]
 
 
 class EmbeddingSettings(Settings):
-    model: str = PACKAGED
+    model: ModelSource = PACKAGED
     """A model by hub name or folder; the default is packaged."""
     kind: Literal["sentence-transformers", "model2vec"] = "sentence-transformers"
     """model2vec: a static model, some hundred times as fast and less exact; needs `pip install stillhouse[static]`."""

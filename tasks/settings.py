@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from storage.schemas import CATEGORIES
 
@@ -17,6 +18,16 @@ def _known_category(name: str) -> str:
 
 CategoryName = Annotated[str, AfterValidator(_known_category)]
 """A category of questions, as a value or as a key."""
+
+
+def _beside_the_recipe(name: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base")
+    folder = None if base is None else (base / name).absolute()
+    return str(folder) if folder and not Path(name).is_absolute() and folder.is_dir() else name
+
+
+ModelSource = Annotated[str, AfterValidator(_beside_the_recipe)]
+"""A model by hub name, or its folder; a relative one starts at the recipe's folder, as all paths do."""
 
 
 class Settings(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tasks.settings import Settings
+from tasks.settings import ModelSource, Settings
 from tasks.student import Lora, TrainSettings
 from tasks.teachers.smollm2 import NAME as PACKAGED
 
@@ -115,7 +115,7 @@ class LoraSettings(Settings):
 class StudentSettings(Settings):
     name: str = Field(default="student", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Folder under `students/`."""
-    model: str = PACKAGED
+    model: ModelSource = PACKAGED
     """What to start from: a folder, a hub name, or the packaged default."""
     revision: str | None = None
     stages: tuple[StageSettings, ...] = ()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tasks.provenance_classes import ProvenanceSettings
-from tasks.settings import Settings
+from tasks.settings import ModelSource, Settings
 
 Of = Literal["response", "question_and_response"]
 
@@ -40,6 +40,8 @@ NOT_ASKED = {"base_url", "api_key_env", "concurrency", "timeout_s", "attempts", 
 
 class TransformersScorerSettings(ScorerBase):
     engine: Literal["transformers"]
+    model: ModelSource = "smollm2-135m-instruct"
+    """A folder, a hub name, or the packaged default."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on a CPU, what the weights are stored in on a GPU. Log-probabilities are float32 in any case."""
     device: str = "auto"

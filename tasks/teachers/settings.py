@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from storage.fingerprint import hash_json
 from storage.schemas import CATEGORIES
 from tasks.layouts import Layout
-from tasks.settings import CategoryName, Settings
+from tasks.settings import CategoryName, ModelSource, Settings
 from tasks.teachers.prompts import Prompt as Prompt
 from tasks.teachers.prompts import Prompts, check_prompts
 from tasks.teachers.prompts import render as render
@@ -155,7 +155,7 @@ NOT_ASKED = {
 class TransformersTeacherSettings(TeacherBase):
     fills_machine: ClassVar[bool] = True
     engine: Literal["transformers"]
-    model: str = "smollm2-135m-instruct"
+    model: ModelSource = "smollm2-135m-instruct"
     """A folder, a hub name, or the packaged default."""
     revision: str | None = None
     dtype: str = "auto"
@@ -220,7 +220,7 @@ class VLLMTeacherSettings(TeacherBase):
     fills_machine: ClassVar[bool] = True
     takes_fields: ClassVar[bool] = True
     engine: Literal["vllm"]
-    model: str = "smollm2-135m-instruct"
+    model: ModelSource = "smollm2-135m-instruct"
     """A folder, a hub name, or the packaged default."""
     revision: str | None = None
     command: tuple[str, ...] | None = None

@@ -88,3 +88,27 @@ def test_recipe_is_frozen(replay_recipe: Path) -> None:
 def test_two_teachers_of_one_name_are_refused(replay_recipe: Path) -> None:
     with pytest.raises(RecipeError, match="the name good is used twice"):
         load_recipe(replay_recipe, ("teachers.poor.name=good",))
+
+
+def test_a_models_folder_is_meant_from_the_recipes_folder(tmp_path: Path) -> None:
+    for name in ("teacher", "student", "encoder", "scorer"):
+        (tmp_path / name).mkdir()
+    raw = {
+        "name": "models",
+        "sources": [{"name": "a", "kind": "file", "path": "a.jsonl"}],
+        "curate": {"embedding": {"model": "encoder"}},
+        "teachers": [{"name": "near", "engine": "transformers", "model": "teacher"},
+                     {"name": "far", "engine": "openai", "model": "teacher", "base_url": "http://localhost:1/v1"}],
+        "score": {"scorers": [{"name": "s", "engine": "transformers", "model": "scorer"}]},
+        "student": {"model": "student"},
+    }  # fmt: skip
+    recipe = check_recipe(raw, tmp_path).recipe
+    assert recipe.student and recipe.score
+    models = [recipe.curate.embedding, recipe.teachers[0], recipe.score.scorers[0], recipe.student]
+    assert [one.model for one in models] == [
+        str(tmp_path / name) for name in ("encoder", "teacher", "scorer", "student")
+    ]
+    assert recipe.teachers[1].model == "teacher"  # a server's own name for it
+    raw["student"] = {"model": "Qwen/Qwen2.5-0.5B"}
+    student = check_recipe(raw, tmp_path).recipe.student
+    assert student and student.model == "Qwen/Qwen2.5-0.5B"
