@@ -146,9 +146,9 @@ class Recipe(Settings):
         if teacher.until and limits and limits.limit(teacher.name) is not None:
             raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select.perplexity can't judge "
                              "them: leave `until` or the limit out")  # fmt: skip
-        if teacher.until and self.select.best_by in ("perplexity", "teacher_sentences"):
-            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select.best_by can't be "
-                             f"{self.select.best_by}: leave `until` out, or choose another")  # fmt: skip
+        if teacher.until and (self.select.best_by == "perplexity" or self.select.needs_provenance()):
+            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select can't go by perplexity "
+                             "or teacher sentences: leave `until` out, or choose another rule")  # fmt: skip
 
 
 @dataclass(frozen=True)

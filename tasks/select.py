@@ -85,7 +85,7 @@ class Rules:
             found.append("weigh")
         if self.texts():
             found += [f"generate.{name}" for name in self.slices]
-        if self.settings.best_by == "teacher_sentences":
+        if self.settings.needs_provenance():
             found += [f"provenance.{name}" for name in self.teachers]
         return (*found, *(f"score.{name}" for name in self.scored()))
 
@@ -105,7 +105,7 @@ class Rules:
         for needed, table, stage in (
             (self.texts(), "responses", "generate"),
             (self.settings.best_by == "perplexity", "scores", "score"),
-            (self.settings.best_by == "teacher_sentences", "provenance", "provenance"),
+            (self.settings.needs_provenance(), "provenance", "provenance"),
         ):
             if needed:
                 names = self.slices if stage == "generate" else self.teachers

@@ -1,8 +1,8 @@
 """Rules on the responses of one question: which pass, which are left out for their form, which are the best of n.
 
-In this order: not passed, over a limit of trace or perplexity, of too few or too many tokens, not of the best teacher,
-nearly equal to a better one, over the most of one teacher, over the most of one question. The first that holds is the
-response's reason. Equal ones are told apart by id.
+In this order: not passed, over a limit of trace or perplexity, of too few or too many tokens, with too few of the
+teacher's sentences, not of the best teacher, nearly equal to a better one, over the most of one teacher, over the most
+of one question. The first that holds is the response's reason. Equal ones are told apart by id.
 
 Not covered: near-equality is by words in common (Jaccard index of runs of five), so a response that says the same in
 other words stays.
@@ -54,7 +54,8 @@ def gather(connection: duckdb.DuckDBPyConnection, settings: SelectSettings, scor
     """
     needs = {"tokens": settings.needs_tokens(), "reward": settings.best_by == "reward",
              "perplexity": settings.best_by == "perplexity",
-             "teacher_sentences": settings.best_by == "teacher_sentences"}  # fmt: skip
+             "teacher_sentences": settings.best_by == "teacher_sentences",
+             "teacher_share": settings.min_teacher_share is not None}  # fmt: skip
     of = settings.perplexity.of if settings.perplexity else "response"
     tables = {
         "tokens": f"select response_id, {_tokens(connection) if needs['tokens'] else ''} as tokens from responses",
@@ -62,6 +63,7 @@ def gather(connection: duckdb.DuckDBPyConnection, settings: SelectSettings, scor
         "perplexity": f"select response_id, round({COLUMNS[of]}, 3) as perplexity from scores "
                       "where scorer = $scorer and error is null",
         "teacher_sentences": "select response_id, teacher_count as teacher_sentences from provenance",
+        "teacher_share": "select response_id, teacher_share from provenance",
     }  # fmt: skip
     joins = "".join(f"\n        left join ({tables[name]}) using (response_id)" for name in needs if needs[name])
     none = "".join(f", null::double as {name}" for name in needs if not needs[name])
@@ -116,6 +118,9 @@ def judge_responses(
     if settings.tokens:
         rules += [(f"tokens < {low}", "'too_few_tokens'", "tokens", str(low)),
                   (f"tokens > {high}", "'too_many_tokens'", "tokens", str(high))]  # fmt: skip
+    if settings.min_teacher_share is not None:
+        least = str(settings.min_teacher_share)
+        rules.append((f"coalesce(teacher_share, 0) < {least}", "'few_teacher_sentences'", "teacher_share", least))
     if settings.teachers == "best_in_category":
         rules.append(("teacher is distinct from best_teacher", "'not_best_teacher'", "null", "null"))
     whys = " ".join(f"when {holds} then {{'why': {why}, 'value': ({value})::double, 'threshold': ({limit})::double}}"

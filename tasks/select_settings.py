@@ -48,6 +48,8 @@ class SelectSettings(Settings):
     `teacher_sentences` `score.provenance`."""
     teachers: Literal["any", "best_in_category"] = "any"
     """best_in_category: only the teacher that is right most often in the question's category."""
+    min_teacher_share: float | None = Field(default=None, ge=0, le=1)
+    """Keep responses of whose sentences at least this share are the teacher's (`score.provenance`); null: any."""
     near_equal: float | None = Field(default=None, gt=0, le=1)
     """Leave out a response whose runs of five words are to this share (Jaccard index) those of a better one of the same
     question; null: none."""
@@ -108,6 +110,9 @@ class SelectSettings(Settings):
     def needs_tokens(self) -> bool:
         return bool(self.tokens or self.best_by in ("longest", "shortest") or (self.budget and self.budget.tokens))
 
+    def needs_provenance(self) -> bool:
+        return self.best_by == "teacher_sentences" or self.min_teacher_share is not None
+
     def check(self, teachers: list[str], sources: list[str], *, scorers: int, provenance: bool, embeds: bool) -> None:
         """Raises ValueError where a rule names a teacher or source that the recipe hasn't, or needs what it lacks."""
         for where, names in (("mix", list(self.mix)), ("pass_rate_of", [self.pass_rate_of or ""])):
@@ -119,7 +124,8 @@ class SelectSettings(Settings):
                 raise ValueError(f"select.sources: no source {name}; there are {', '.join(sources)}")
         if self.best_by == "perplexity" and not scorers:
             raise ValueError("select.best_by: perplexity needs scores: set `score.scorers`")
-        if self.best_by == "teacher_sentences" and not provenance:
-            raise ValueError("select.best_by: teacher_sentences needs sentences traced: set `score.provenance`")
+        if self.needs_provenance() and not provenance:
+            name = "best_by: teacher_sentences" if self.best_by == "teacher_sentences" else "min_teacher_share"
+            raise ValueError(f"select.{name} needs sentences traced: set `score.provenance`")
         if self.coreset and not embeds:
             raise ValueError("select.coreset needs embeddings: set `curate.near_duplicates`, such as {threshold: 0.95}")

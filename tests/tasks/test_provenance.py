@@ -27,7 +27,7 @@ def house(make_house, tmp_path):
     house = make_house(
         bits=1,
         teachers=[{"name": "t", "engine": "replay", "path": "sums.jsonl", "samples": 2}],
-        score={"scorers": [REAL, tiny], "provenance": {"teacher": "real", "student": "tiny"}},
+        score={"scorers": [dict(REAL), tiny], "provenance": {"teacher": "real", "student": "tiny"}},
         runner={"max_workers": 1},
     )
     house.write(
@@ -122,3 +122,23 @@ def test_wrong_settings_are_answered_with_what_there_is(house, provenance, said)
     house.recipe["score"]["provenance"] = provenance
     with pytest.raises(RecipeError, match=re.escape(said)):
         check_recipe(house.recipe, house.base)
+
+
+def test_selection_goes_by_teacher_sentences(house):
+    house.recipe["select"] = {"method": "all", "max_per_question": 1, "best_by": "teacher_sentences"}
+    house.run("select")
+    shares = {row["response_id"]: (row["teacher_share"], row["teacher_count"]) for row in traced(house)}
+    by_question: dict[str, list[str]] = {}
+    for row in traced(house):
+        by_question.setdefault(row["question_id"], []).append(row["response_id"])
+    best = {max(several, key=lambda one: shares[one][1]) for several in by_question.values()}
+    assert all(len({shares[one][1] for one in several}) == 2 for several in by_question.values())
+    assert {row["response_id"] for row in house.rows("select", "selection")} == best
+
+    least = min(shares[one][0] for one in best)
+    house.recipe["select"] = {"method": "all", "min_teacher_share": least}
+    house.run("select")
+    chosen = {row["response_id"] for row in house.rows("select", "selection")}
+    assert chosen == {one for one, (share, _) in shares.items() if share >= least} and best <= chosen
+    gone = [row for row in house.ledger("select") if row["unit"] == "response"]
+    assert {row["rule"] for row in gone} == {"few_teacher_sentences"} and gone[0]["threshold"] == least

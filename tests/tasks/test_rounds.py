@@ -234,7 +234,7 @@ def test_a_changed_verifier_plans_anew_and_loses_no_response(house):
     [
         ({"grade": {"bands": "quantile"}}, "until settled needs bands that are known while it is asked"),
         ({"select": {"perplexity": {"by_teacher": {"t": 20}}}, "score": SCORER}, "select.perplexity can't judge them"),
-        ({"select": {"best_by": "perplexity"}, "score": SCORER}, "select.best_by can't be perplexity"),
+        ({"select": {"best_by": "perplexity"}, "score": SCORER}, "select can't go by perplexity"),
     ],
 )
 def test_settings_that_later_rounds_could_not_follow_are_refused(house, parts, expected):

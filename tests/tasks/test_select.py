@@ -302,6 +302,7 @@ def test_no_held_out_question_is_ever_selected(make_house):
         ({"sources": {"u": 1}}, "no source u; there are sums"),
         ({"best_by": "perplexity"}, "set `score.scorers`"),
         ({"best_by": "teacher_sentences"}, "set `score.provenance`"),
+        ({"min_teacher_share": 0.5}, "min_teacher_share needs sentences traced: set `score.provenance`"),
     ],
 )
 def test_a_rule_that_needs_what_the_recipe_lacks_is_refused(make_house, settings, found):
