@@ -247,32 +247,22 @@ def _run(context: Context, workspace: Workspace, steps: Sequence[Step], stages: 
 
 def ablation_table(rows: Sequence[AblationRow], budget: str) -> Table:
     table = Table(title=f"ablation: {budget}; 95 % intervals over questions and seeds", title_justify="left")
-    for name in (
-        "variant",
-        "exported",
-        "examples",
-        "tokens",
-        "accuracy",
-        "interval",
-        "by seed",
-        "− recipe",
-        "interval",
-    ):
-        table.add_column(name, justify="left" if name == "variant" else "right")
+    for name in ("variant", "exported", "examples", "accuracy", "by seed", "− recipe"):
+        table.add_column(name, justify="left" if name == "variant" else "right", overflow="fold")
     for row in rows:
-        table.add_row(row.variant, f"{row.exported:,}", f"{row.examples:,}", f"{row.tokens:,}", _percent(row.accuracy),
-                      _interval(row.low, row.high), row.by_seed, _points(row.difference),
-                      _interval(row.difference_low, row.difference_high))  # fmt: skip
+        table.add_row(row.variant, f"{row.exported:,}", f"{row.examples:,}",
+                      _percent(row.accuracy, row.low, row.high), row.by_seed,
+                      _points(row.difference, row.difference_low, row.difference_high))  # fmt: skip
     return table
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def _percent(share: float | None, low: float | None, high: float | None) -> str:
+    if share is None or low is None or high is None:
+        return "–"
+    return f"{share:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:+.1f} … {100 * high:+.1f}"
+def _points(share: float | None, low: float | None, high: float | None) -> str:
+    if share is None or low is None or high is None:
+        return "–"
+    return f"{100 * share:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
