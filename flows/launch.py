@@ -21,7 +21,7 @@ from flows.status import StepStatus, budget_lines, step_status
 from storage.database import open_views
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import evaluated
-from tasks.evaluate_table import change_lines, side_rows
+from tasks.evaluate_table import SideRow, change_lines, side_rows
 from tasks.export import export_lines
 
 EXIT_PENDING = 3
@@ -141,19 +141,32 @@ def pass_rate_table(place: Workspace, steps: Sequence[str]) -> Table:
 
 
 def accuracy_table(metrics: dict[str, Any]) -> Table:
-    """Base, student and teachers side by side; what training changed stands below."""
-    table = Table(title=f"student on {metrics['questions']} held-out questions", title_justify="left")
-    for name in ("on", "", "questions", "accuracy", "95 % interval", "at best", "majority", "tokens", "tokens/s"):
-        table.add_column(name, justify="left" if name in ("on", "") else "right")
-    for row in side_rows(metrics):
-        interval = "–" if row.low is None or row.high is None else f"{row.low:.1%} – {row.high:.1%}"
-        table.add_row(escape(row.on), escape(row.who), f"{row.questions:,}", _share(row.accuracy), interval,
-                      row.best_of, _share(row.majority), "–" if row.tokens is None else f"{row.tokens:,.0f}",
-                      "–" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}")  # fmt: skip
+    """Base, student and teachers side by side, without columns that say nothing; what training changed stands below."""
+    rows, heldout = side_rows(metrics), metrics["questions"]
+    table = Table(title=f"student on {heldout} held-out questions", title_justify="left")
+    columns = {
+        "on": [row.on for row in rows] if any(row.on != "held-out" for row in rows) else [],
+        "who": [row.who for row in rows],
+        "questions": [f"{row.questions:,}" for row in rows] if {row.questions for row in rows} - {heldout} else [],
+        "accuracy [95 %]": [_accuracy(row) for row in rows],
+        "at best": [row.best_of for row in rows],
+        "majority": ["" if row.majority is None else f"{row.majority:.1%}" for row in rows],
+        "tokens": ["" if row.tokens is None else f"{row.tokens:,.0f}" for row in rows],
+        "tokens/s": ["" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}" for row in rows],
+    }
+    said = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in said:
+        table.add_column(name, justify="left" if name in ("on", "who") else "right", overflow="fold",
+                         no_wrap=name.startswith("accuracy"))  # fmt: skip
+    for cells in zip(*said.values(), strict=True):
+        table.add_row(*map(escape, cells))
     table.caption = "\n".join(change_lines(metrics)) or None
     table.caption_justify = "left"
     return table
 
 
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def _accuracy(row: SideRow) -> str:
+    if row.accuracy is None:
+        return "–"
+    interval = "" if row.low is None or row.high is None else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return f"{row.accuracy:.1%}{interval}"
