@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from flows.errors import UsageError
+from flows.kept_rows import read_columns
 from flows.launch import EXIT_PENDING
 from flows.progress import Bars
 from flows.recipe import check_recipe, load_recipe
@@ -110,10 +111,7 @@ def verify(
     if answer_from:
         chosen = MathSettings(**settings.math.model_dump() | {"answer_from": tuple(answer_from)})
         settings = settings.model_copy(update={"math": chosen})
-    for pair in column or ():
-        if "=" not in pair:
-            raise UsageError(f"--column {pair}: expected OURS=THEIRS, such as question=problem")
-    columns = dict(pair.split("=", 1) for pair in column or ())
+    columns = read_columns(column or ())
     source = FileSource(name=file.stem.replace(" ", "_"), kind="file", path=str(file))
     records = read_file(file, source, file.parent)
     console = Console()
@@ -133,7 +131,7 @@ def verify(
     listed = ", ".join(f"{status} {number:,}" for status, number in counts.most_common())
     console.print(f"{out}: {len(rows):,} rows, {passed:,} of {len(judged):,} judged passed ({listed})", highlight=False,
                   soft_wrap=True)  # fmt: skip
-    unread = [evidence for row in rows if "place" in (evidence := json.loads(row["evidence"]))]
+    unread = [] if judged else [one for row in rows if "place" in (one := json.loads(row["evidence"]))]
     if len(unread) == len(rows):
         raise UsageError(f"{file}: none of its {len(rows):,} rows can be judged; the first, {unread[0]['place']}: "
                          f"{unread[0]['reason']}. --column OURS=THEIRS names columns")  # fmt: skip

@@ -209,7 +209,6 @@ def _take_questions(context: Context, inner: Workspace, benchmarks: Benchmarks) 
     for row in benchmarks.questions.values():
         by_shard[inner.shard_of(row["question_id"])].append(row)
     for shard in inner.shards:
-        head = context.workspace.need("curate", shard)
         curated = context.workspace.read("curate", shard, "curated")
         own = curated.filter(pc.field("split") == "heldout")
         ids = {row["question_id"] for row in own.select(["question_id"]).to_pylist()}
@@ -217,12 +216,18 @@ def _take_questions(context: Context, inner: Workspace, benchmarks: Benchmarks) 
         trained |= {row["question_id"] for row in curated.select(["question_id"]).to_pylist()} - ids
         more = [row for row in by_shard[shard] if row["question_id"] not in ids]
         asked = pa.concat_tables([own, pa.Table.from_pylist(more, schema=CURATED)]) if more else own
-        inputs = Inputs(VERSION, {"benchmarks": hash_json(more)} if more else {}, {"curate": head.content})
-        known = inner.head("curate", shard)
-        if known is None or known.fingerprint != inputs.fingerprint:
-            book = Book("question", asked.num_rows, asked.num_rows)
-            inner.begin("curate", shard, inputs, run_id=context.run_id).commit("curated", asked, [], [book])
+        commit_questions(context, inner, shard, asked, VERSION, {"benchmarks": hash_json(more)} if more else {})
     return heldout, trained
+
+
+def commit_questions(context: Context, inner: Workspace, shard: str, asked: pa.Table, version: str,
+                     settings: dict[str, Any]) -> None:  # fmt: skip
+    """Commit `asked` as the inner workspace's `curated`, unless it was made from the same slice and settings."""
+    inputs = Inputs(version, settings, {"curate": context.workspace.need("curate", shard).content})
+    known = inner.head("curate", shard)
+    if known is None or known.fingerprint != inputs.fingerprint:
+        book = Book("question", asked.num_rows, asked.num_rows)
+        inner.begin("curate", shard, inputs, run_id=context.run_id).commit("curated", asked, [], [book])
 
 
 def run_all(context: Context, steps: Sequence[Step]) -> dict[str, float]:

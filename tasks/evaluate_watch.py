@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from storage.fingerprint import hash_json
-from storage.manifest import Book, Inputs
+from storage.manifest import Book
 from storage.workspace import ALL, Workspace
-from tasks.evaluate import EvaluateSettings, run_all
+from tasks.evaluate import EvaluateSettings, commit_questions, run_all
 from tasks.evaluate_measure import outcome_pairs
 from tasks.generate import generate_step
 from tasks.metrics import accuracy, accuracy_interval
@@ -78,7 +78,9 @@ def _watch(context: Context, step: Step, work: Work, settings: EvaluateSettings,
     transaction = context.begin(step, work)
     texts = teacher_texts(workspace, teachers, settings.watch or 0)
     inner = Workspace.create(student_folder(workspace, student.name) / "watch", bits=workspace.bits)
-    _take_heldout(context, inner)
+    for shard in inner.shards:
+        curated = workspace.read("curate", shard, "curated")
+        commit_questions(context, inner, shard, curated.filter(pc.field("split") == "heldout"), VERSION, {})
     watched = points(workspace, student)
     context.progress.expect(step.key, len(watched))
     rows = []
@@ -126,18 +128,6 @@ def teacher_texts(workspace: Workspace, teachers: Sequence[str], most: int) -> l
                 if row["response_id"] in passed and row["question_id"] in messages:
                     found.append(row | {"messages": messages[row["question_id"]]})
     return sorted(found, key=lambda row: str(row["response_id"]))[:most]
-
-
-def _take_heldout(context: Context, inner: Workspace) -> None:
-    for shard in inner.shards:
-        head = context.workspace.need("curate", shard)
-        inputs = Inputs(VERSION, {}, {"curate": head.content})
-        known = inner.head("curate", shard)
-        if known is None or known.fingerprint != inputs.fingerprint:
-            curated = context.workspace.read("curate", shard, "curated")
-            own = curated.filter(pc.field("split") == "heldout")
-            book = Book("question", own.num_rows, own.num_rows)
-            inner.begin("curate", shard, inputs, run_id=context.run_id).commit("curated", own, [], [book])
 
 
 def watched(workspace: Workspace, student: str) -> list[Row]:
