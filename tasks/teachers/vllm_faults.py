@@ -20,6 +20,8 @@ _PREFIX = re.compile(r"^(?:\(\S+ pid=\d+\)\s*)?(?:[A-Z]+ \d\d-\d\d \S+ \[[^\]]*\
 _CALM = re.compile(r"^(?:\(\S+ pid=\d+\)\s*)?(?:INFO|WARNING|DEBUG)\b|Dumping (?:input data|scheduler)")
 """lines that print settings, among them the names of what may fail"""
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Refused|NotFound)\b.*|.*: error: .*)")
+_TORN = re.compile(r"(?<=\S)(?=\(\w+ pid=\d+\) )")
+"""where a line begins behind another: the processes share the log, and a write can come before the other's newline"""
 _NOISE = re.compile(r"EngineDeadError|Engine core initialization failed|See stack trace|root cause above|root cause\.")
 
 _KNOWN: tuple[tuple[Kind, str, str], ...] = (
@@ -61,6 +63,7 @@ class Death:
 
 def explain(lines: Sequence[str], status: int | None) -> Death:
     """What the log's lines and the exit status (128 + n for signal n; None: still running) say about a death."""
+    lines = [part for line in lines for part in _TORN.split(line)]
     tail = tuple(lines[-TAIL_LINES:])
     bare = [_PREFIX.sub("", line).strip() for line in lines if not _CALM.search(line)]
     said = next((line for line in bare if _ERROR.match(line) and not _NOISE.search(line)), None)

@@ -338,6 +338,16 @@ def test_a_kill_without_words_points_to_the_kernel() -> None:
     )
 
 
+def test_a_line_behind_one_without_its_newline_is_read_as_a_line_of_its_own() -> None:
+    """The processes of a server share its log."""
+    torn = ("(APIServer pid=1) ERROR 11-24 13:20:38 [a.py:1] EngineDeadError: EngineCore died."
+            "(Worker pid=1) INFO 11-24 13:20:38 [arg_utils.py:1] trust_remote_code=False, out of memory")  # fmt: skip
+    death = explain(
+        [torn, "(Worker pid=1) ERROR 11-24 13:20:38 [e.py:1] RuntimeError: CPU Generator does not use offset"], 1
+    )
+    assert death.kind == "seed" and death.tail[1].startswith("(Worker pid=1) INFO")
+
+
 def test_where_it_runs_is_no_part_of_what_is_asked(make) -> None:
     """Else another flag or GPU would pay for everything again."""
     one, other = make().settings, make("x", gpus=[2], environment={"A": "b"}, restarts=1, concurrency=9).settings
