@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.manifest import Head
 from storage.schemas import LEDGER, TABLES, is_volatile
@@ -47,7 +46,7 @@ def _rows(workspace: Workspace, head: Head, kind: str) -> pa.Table:
     else:
         table = TABLES[parts[0].path.split("/")[1]]
         schema, key = table.schema, table.key
-    rows = pa.concat_tables([pq.read_table(workspace.root / part.path, partitioning=None) for part in parts])
+    rows = pa.concat_tables([workspace.read_part(part) for part in parts])
     rows = rows.sort_by([(name, "ascending") for name in key])
     steady = [field.name for field in schema if not is_volatile(field)]
     return rows.select(steady).replace_schema_metadata(None).combine_chunks()

@@ -1,15 +1,20 @@
-"""DuckDB over a workspace: one view per table, bounded memory, a spill folder, no extension but the built-in ones."""
+"""DuckDB over a workspace: one view per table, bounded memory, a spill folder, no extension but the built-in ones.
+
+Parts in an object store are read by ranges through fsspec, since DuckDB's own extension for it isn't built in.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from storage.manifest import Head
+from storage.manifest import Head, Part
+from storage.place import is_local
 from storage.schemas import LEDGER, TABLES
 from storage.workspace import Workspace
 
@@ -47,21 +52,30 @@ def connect(spill: Path, memory_mb: int = DEFAULT_MEMORY_MB, threads: int | None
 
 def live_heads(workspace: Workspace) -> list[Head]:
     """The newest commit of every slice of the workspace."""
-    manifest = workspace.manifest
-    heads = (manifest.head(step, shard) for step in manifest.steps() for shard in manifest.shards(step))
-    return [head for head in heads if head is not None]
+    return [head for step in workspace.manifest.steps() for head in workspace.heads(step).values()]
+
+
+def files_of(connection: duckdb.DuckDBPyConnection, workspace: Workspace, parts: Iterable[Part]) -> list[str]:
+    """How this connection names parts, so that `read_parquet` finds them."""
+    if is_local(workspace.root):
+        return [str(workspace.root / part.path) for part in parts]
+    from storage.parts import PROTOCOL, known_parts  # fsspec is slow to import
+
+    if not connection.filesystem_is_registered(PROTOCOL):
+        connection.register_filesystem(known_parts())
+    return known_parts().names(workspace.root, parts)
 
 
 def open_views(workspace: Workspace, memory_mb: int = DEFAULT_MEMORY_MB) -> duckdb.DuckDBPyConnection:
     """A connection with a view for each table, for `ledger`, and for `books` (one row per step, shard and unit)."""
-    connection = connect(workspace.root / "tmp" / "duckdb", memory_mb)
+    connection = connect(workspace.local / "tmp" / "duckdb", memory_mb)
     heads = live_heads(workspace)
-    parts: dict[str, list[str]] = {name: [] for name in [*TABLES, "ledger"]}
+    parts: dict[str, list[Part]] = {name: [] for name in [*TABLES, "ledger"]}
     for head in heads:
         for part in head.parts:
-            name = "ledger" if part.kind == "ledger" else Path(part.path).parts[1]
-            parts[name].append(str(workspace.root / part.path))
-    for name, paths in parts.items():
+            parts["ledger" if part.kind == "ledger" else Path(part.path).parts[1]].append(part)
+    for name, found in parts.items():
+        paths = files_of(connection, workspace, found)
         _create_view(connection, name, paths, LEDGER if name == "ledger" else TABLES[name].schema)
     connection.register("books", pa.Table.from_pylist([row for head in heads for row in _books(head)], schema=BOOKS))
     return connection

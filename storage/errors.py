@@ -23,3 +23,19 @@ class SchemaMismatch(StorageError):
 
 class NotCommitted(StorageError):
     """A slice was asked for that no manifest names."""
+
+
+class NotAPlace(StorageError):
+    """What was named as a workspace is neither a folder nor the URL of an object store."""
+
+
+class StoreFailed(StorageError, OSError):
+    """An object store refused, or could not be reached for longer than its client tries; an OSError, as a disk's is."""
+
+
+class NoConditionalPut(StorageError):
+    """An object store without create-only puts, on which commits would not be safe (law 2)."""
+
+
+class LocalOnly(StorageError):
+    """The command works on a folder, not yet on an object store."""

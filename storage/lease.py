@@ -7,8 +7,9 @@ the highest term is the truth, so a holder that froze and wakes up finds a highe
 No clocks are compared: a renewed lease has a higher `beat`, and whoever waits for one measures by its own clock how
 long the beat has stood still. `renewed` is for people.
 
-Covered: any number of takers on one machine or a shared folder. Not covered: what a holder that lost its lease, and
-does not know it yet, still does; its commits lose by law 2, what it asks for until its next beat is paid for twice.
+Covered: any number of takers on one machine, a shared folder or an object store. Not covered: what a holder that lost
+its lease, and does not know it yet, still does; its commits lose by law 2, what it asks for until its next beat is paid
+for twice.
 Readers of an NFS see a beat as late as their attribute cache lets them (60 s by default): a lease should be longer.
 """
 
@@ -22,10 +23,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from storage.errors import StorageError
-from storage.files import create_file, replace_file
+from storage.errors import StorageError, StoreFailed
+from storage.files import create_file, names, read_file, remove_files, replace_file
 
 
 class LeaseTaken(StorageError):
@@ -56,6 +57,8 @@ class Term:
     """those of them that have a reply"""
     reason: str = ""
     """why it ended, where it failed or was revoked"""
+    allotment: dict[str, Any] | None = None
+    """what the range may cost, where it is under a budget"""
     renewed: str = ""
 
 
@@ -67,7 +70,7 @@ class Leases:
     """The leases of one step."""
 
     def __init__(self, root: Path, step: str) -> None:
-        """`root` is the workspace's folder."""
+        """`root` is the workspace's."""
         self._folder = root / "leases" / step
 
     def newest(self, name: str) -> Term | None:
@@ -77,36 +80,36 @@ class Leases:
             return None
         path = self._path(name, number)
         try:
-            return Term(**json.loads(path.read_text(encoding="utf-8")))
+            return Term(**json.loads(read_file(path).decode("utf-8")))
+        except StoreFailed:
+            raise
         except (OSError, ValueError, TypeError) as fault:
             raise StorageError(f"{path}: the lease can't be read ({fault}); when no worker runs, remove it") from fault
 
     def names(self) -> list[str]:
         """All ranges that were ever taken."""
-        return sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
+        return names(self._folder)
 
-    def take(self, name: str, after: int, run: str, *, revoke: str = "") -> Lease:
+    def take(self, name: str, after: int, run: str, *, revoke: str = "",
+             allotment: dict[str, Any] | None = None) -> Lease:  # fmt: skip
         """Take the term that follows `after`, or raise LeaseTaken. With `revoke`, a reason, nobody is to work on the
         range in that term: so it is taken from its holder."""
-        term = Term(name, after + 1, holder_here(), run, "revoked" if revoke else "held", reason=revoke)
+        term = Term(name, after + 1, holder_here(), run, "revoked" if revoke else "held", reason=revoke,
+                    allotment=allotment)  # fmt: skip
         try:
             create_file(self._path(name, term.term), _as_json(term))
         except FileExistsError as fault:
             raise LeaseTaken(f"range {name}: another worker has taken it") from fault
         lease = Lease(self, term)
         if lease.overtaken():  # `after` is long past: its file is gone, so that it could be created once more
-            self._path(name, term.term).unlink(missing_ok=True)
+            remove_files([self._path(name, term.term)])
             raise LeaseTaken(f"range {name}: another worker has taken it")
-        for old in self._terms(name):
-            if old < after:
-                self._path(name, old).unlink(missing_ok=True)
+        remove_files([self._path(name, old) for old in self._terms(name) if old < after])
         return lease
 
     def _terms(self, name: str) -> list[int]:
-        try:
-            return [int(path.stem) for path in (self._folder / name).iterdir() if path.stem.isdigit()]
-        except FileNotFoundError:
-            return []
+        found = (Path(file).stem for file in names(self._folder / name))
+        return [int(stem) for stem in found if stem.isdigit()]
 
     def _path(self, name: str, term: int) -> Path:
         return self._folder / name / f"{term:08d}.json"

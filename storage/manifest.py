@@ -3,18 +3,23 @@
 `manifest/<step>/<shard>/<seq>.json` is created once and never changed. It names the live parts of the shard's output
 and ledger with their checksums, the books, and what the slice was made from, so that a later run can say what it
 would redo and why.
+
+On an object store all heads of a step cost one listing: a commit is fetched once and kept in a local folder, since it
+never changes.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from storage.errors import BooksDontBalance, CommitLost, StorageError
-from storage.files import create_file
+from storage import objects
+from storage.errors import BooksDontBalance, CommitLost, StorageError, StoreFailed
+from storage.files import beside, create_file, names, read_file
 from storage.fingerprint import hash_json
+from storage.place import is_local
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class Part:
     bytes: int
     sha256: str
     content: str
+
+    def __post_init__(self) -> None:
+        place = PurePosixPath(self.path)
+        if place.is_absolute() or ".." in place.parts:
+            raise StorageError(f"{self.path!r} is no path below the workspace; its manifest isn't Stillhouse's own")
 
 
 @dataclass(frozen=True)
@@ -101,31 +111,43 @@ class Head:
 
 
 class Manifest:
-    """All commits of a workspace, in the folder `root`."""
+    """All commits of a workspace, in the folder `root`; `kept`: where commits of an object store are kept here."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, kept: Path | None = None) -> None:
+        self.root, self._kept = root, kept
 
     def _folder(self, step: str, shard: str) -> Path:
         return self.root / step / shard
 
     def last_seq(self, step: str, shard: str) -> int:
         """Highest committed number, 0 if there is none."""
-        folder = self._folder(step, shard)
-        try:
-            names = [path.stem for path in folder.iterdir() if path.suffix == ".json" and path.stem.isdigit()]
-        except FileNotFoundError:
-            return 0
-        return max((int(name) for name in names), default=0)
+        return max(map(_seq, names(self._folder(step, shard))), default=0)
 
     def head(self, step: str, shard: str) -> Head | None:
         seq = self.last_seq(step, shard)
         return self.read(step, shard, seq) if seq else None
 
+    def heads(self, step: str) -> dict[str, Head]:
+        """The newest commit of every shard of a step that has one; one listing on an object store."""
+        if is_local(self.root):
+            found = {shard: self.head(step, shard) for shard in self.shards(step)}
+            return {shard: head for shard, head in found.items() if head is not None}
+        newest: dict[str, int] = {}
+        for name in objects.tree(self.root / step):
+            shard, _, file = name.rpartition("/")
+            if shard and "/" not in shard:
+                newest[shard] = max(newest.get(shard, 0), _seq(file))
+        wanted = {shard: f"{step}/{shard}/{seq:08d}.json" for shard, seq in sorted(newest.items()) if seq}
+        self._keep(list(wanted.values()))
+        return {shard: self.read(step, shard, newest[shard]) for shard in wanted}
+
     def read(self, step: str, shard: str, seq: int) -> Head:
-        path = self._folder(step, shard) / f"{seq:08d}.json"
+        name = f"{step}/{shard}/{seq:08d}.json"
+        path = self.root / name
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(self._bytes(name).decode("utf-8"))
+        except StoreFailed:
+            raise
         except (OSError, ValueError) as fault:
             raise StorageError(f"{path}: the manifest can't be read ({fault}); restore it from a copy") from fault
         return Head(
@@ -137,16 +159,34 @@ class Manifest:
             }
         )
 
+    def _bytes(self, name: str) -> bytes:
+        if self._kept is None:
+            return read_file(self.root / name)
+        self._keep([name])
+        return (self._kept / name).read_bytes()
+
+    def _keep(self, wanted: list[str]) -> None:
+        """Fetch the commits that aren't here yet, side by side. Not fsynced: an empty one is fetched again."""
+        if self._kept is None:
+            return
+        copies = {name: self._kept / name for name in wanted}
+        missing = [name for name, copy in copies.items() if not copy.exists() or not copy.stat().st_size]
+        for name, data in zip(missing, objects.read_many([self.root / name for name in missing]), strict=True):
+            _keep_copy(copies[name], data)
+
     def create(self, head: Head) -> None:
         """Make `head` the newest commit, or raise CommitLost if its number is taken."""
         data = json.dumps(asdict(head), indent=1, sort_keys=True).encode()
+        name = f"{head.step}/{head.shard}/{head.seq:08d}.json"
         try:
-            create_file(self._folder(head.step, head.shard) / f"{head.seq:08d}.json", data)
+            create_file(self.root / name, data)
         except FileExistsError as fault:
             raise CommitLost(
                 f"{head.step} shard {head.shard}: another writer made commit {head.seq} first; this one's work is "
                 "discarded. Run the same command again to go on from there."
             ) from fault
+        if self._kept is not None:
+            _keep_copy(self._kept / name, data)
 
     def steps(self) -> list[str]:
         """Keys of all steps that have a commit."""
@@ -156,7 +196,22 @@ class Manifest:
         return _folders(self.root / step)
 
 
+def _keep_copy(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    temporary.write_bytes(data)
+    temporary.rename(path)
+
+
+def _seq(name: str) -> int:
+    """The number of a commit's file; 0 for another file."""
+    stem, dot, rest = name.partition(".")
+    return int(stem) if dot and rest == "json" and stem.isdigit() else 0
+
+
 def _folders(folder: Path) -> list[str]:
+    if not is_local(folder):
+        return objects.names(folder)
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
 
 

@@ -9,7 +9,12 @@
     exports/, students/, report.html
     cache/, tmp/              may be deleted at any time
 
-Covered: atomic commits by several writers, on one machine or a shared folder; books checked at every commit.
+On an object store (storage/place.py) all of this lies there but `cache/` and `tmp/`, which are in the workspace's local
+folder, `$STILLHOUSE_CACHE/workspaces/<hash>/`. Exports, students and the report are made in that folder too and
+published from it (storage/mirror.py); it may be deleted when nothing runs.
+
+Covered: atomic commits by several writers, on one machine, a shared folder or an object store; books checked at every
+commit.
 Not covered: parts that no commit names (left by a killed writer) stay until a garbage collection removes them.
 """
 
@@ -20,8 +25,9 @@ import datetime
 import json
 import platform
 import secrets
+import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,10 +36,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage import mirror, objects
 from storage.errors import BooksDontBalance, NotAWorkspace, NotCommitted, SchemaMismatch
-from storage.files import create_file, replace_file, write_file
+from storage.files import create_file, names, read_file, replace_file, write_file
 from storage.fingerprint import combine, content_hash, hash_text
 from storage.manifest import Book, Head, Inputs, Manifest, Part, explain
+from storage.place import cache_home, is_local, need_folder
 from storage.schemas import LEDGER, TABLES, Table
 
 FORMAT = 1
@@ -41,6 +49,11 @@ ROWS_PER_SHARD = 4096
 MAX_SHARD_BITS = 12
 ALL = "all"
 """Shard name of steps that write one result for the whole workspace, such as an export."""
+SMALL_PART_BYTES = 4 << 20
+MOST_SMALL_PARTS = 16
+"""of a slice; a commit that adds one more writes them as one"""
+READ_WHOLE_BYTES = 32 << 20
+"""A part up to this size is fetched from an object store by one request, a larger one by the columns that are read"""
 
 
 def shard_bits(expected_questions: int) -> int:
@@ -52,22 +65,39 @@ def shard_bits(expected_questions: int) -> int:
 
 
 class Workspace:
-    """Open with `Workspace.create` or `Workspace.open`."""
+    """Open with `Workspace.create` or `Workspace.open`.
 
-    def __init__(self, root: Path, bits: int) -> None:
-        self.root = root.absolute()  # so that a change of the working directory moves nothing
+    `root`: the folder, or the place in an object store. `local`: a folder of this machine; the root itself, where that
+    is a folder.
+    """
+
+    def __init__(self, root: Path, bits: int, identity: str = "") -> None:
+        """`identity` tells a workspace from an earlier one at the same place of an object store."""
         self.bits = bits
-        self.manifest = Manifest(self.root / "manifest")
+        if is_local(root):
+            self.root = self.local = root.absolute()  # so that a change of the working directory moves nothing
+            self.manifest = Manifest(self.root / "manifest")
+        else:
+            self.root = root
+            self.local = cache_home().absolute() / "workspaces" / hash_text(str(root), identity)
+            self.manifest = Manifest(self.root / "manifest", self.local / "manifest")
 
     @classmethod
     def create(cls, root: Path, *, bits: int) -> Workspace:
-        """Make the folder, or open it if it is a workspace already; its number of shards never changes here."""
-        if not (root / "workspace.json").exists():
-            if root.exists() and not root.is_dir():
+        """Make the folder, or open it if it is a workspace already; its number of shards never changes here.
+
+        Raises NotAWorkspace where something else lies there, NoConditionalPut on a store that can't commit safely.
+        """
+        there = names(root)
+        if "workspace.json" not in there:
+            if is_local(root) and root.exists() and not root.is_dir():
                 raise NotAWorkspace(f"{root}: a file, not a folder; name another one")
-            if root.exists() and any(path.name not in {"cache", "tmp"} for path in root.iterdir()):
+            if set(there) - {"cache", "tmp"}:
                 raise NotAWorkspace(f"{root}: the folder isn't empty and isn't a workspace; name another one")
-            record = {"format": FORMAT, "shard_bits": bits}
+            record: dict[str, Any] = {"format": FORMAT, "shard_bits": bits}
+            if not is_local(root):
+                objects.check_create_only(root)
+                record["id"] = secrets.token_hex(16)
             with contextlib.suppress(FileExistsError):  # another process made it at the same moment: open that one
                 create_file(root / "workspace.json", json.dumps(record, indent=1).encode())
         return cls.open(root)
@@ -76,7 +106,7 @@ class Workspace:
     def open(cls, root: Path) -> Workspace:
         path = root / "workspace.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_file(path).decode("utf-8"))
             bits = int(record["shard_bits"]) if record["format"] == FORMAT else 0
         except (FileNotFoundError, NotADirectoryError) as fault:
             raise NotAWorkspace(
@@ -87,7 +117,11 @@ class Workspace:
             raise NotAWorkspace(f"{path}: can't be read ({fault!r}); restore it from a copy") from fault
         if record["format"] != FORMAT:
             raise NotAWorkspace(f"{path}: format {record['format']}, this version reads {FORMAT}")
-        return cls(root, bits)
+        return cls(root, bits, str(record.get("id", "")))
+
+    def need_folder(self, what: str) -> None:
+        """Raises LocalOnly on an object store; `what`: the command, as a person types it."""
+        need_folder(self.root, what)
 
     # --- shards
 
@@ -105,6 +139,10 @@ class Workspace:
     def head(self, step: str, shard: str) -> Head | None:
         return self.manifest.head(step, shard)
 
+    def heads(self, step: str) -> dict[str, Head]:
+        """The newest commit of every shard of a step that has one."""
+        return self.manifest.heads(step)
+
     def need(self, step: str, shard: str) -> Head:
         head = self.head(step, shard)
         if head is None:
@@ -117,7 +155,7 @@ class Workspace:
 
     def read_parts(self, parts: Iterable[Part], table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         wanted = None if columns is None else list(dict.fromkeys([*columns, *table.key]))
-        pieces = [pq.read_table(self.root / part.path, columns=wanted, partitioning=None) for part in parts]
+        pieces = [self.read_part(part, wanted) for part in parts]
         schema = table.schema if wanted is None else pa.schema([table.schema.field(name) for name in wanted])
         pieces = [_with_all_columns(piece, schema, table.name).cast(schema) for piece in pieces]
         rows = pa.concat_tables(pieces) if pieces else schema.empty_table()
@@ -126,8 +164,27 @@ class Workspace:
         return rows if columns is None else rows.select(list(columns))
 
     def ledger(self, step: str, shard: str) -> pa.Table:
-        pieces = [pq.read_table(self.root / part.path, partitioning=None) for part in self.need(step, shard).ledger()]
+        pieces = [self.read_part(part) for part in self.need(step, shard).ledger()]
         return pa.concat_tables(pieces) if pieces else LEDGER.empty_table()
+
+    def read_part(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one part as they were written."""
+        with self.open_part(part) as source:
+            wanted = None if columns is None else list(columns)
+            rows: pa.Table = pq.read_table(source, columns=wanted, partitioning=None)
+        return rows
+
+    @contextlib.contextmanager
+    def open_part(self, part: Part) -> Iterator[Any]:
+        """What pyarrow reads a part from: its path, or an object of a store as a file."""
+        path = self.root / part.path
+        if is_local(path):
+            yield path
+        elif part.bytes <= READ_WHOLE_BYTES:
+            yield pa.BufferReader(read_file(path))
+        else:
+            with objects.open_file(path) as file:
+                yield file
 
     # --- writing
 
@@ -138,31 +195,52 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        return self.root / "cache"
+        return self.local / "cache"
 
     def scratch(self) -> Path:
         """A fresh folder for intermediate files; what is left there by a killed run may be deleted."""
-        folder = self.root / "tmp" / secrets.token_hex(8)
+        folder = self.local / "tmp" / secrets.token_hex(8)
         folder.mkdir(parents=True)
         return folder
+
+    # --- results that are files: exports, students, the report
+
+    def publish(self, name: str, skip: Sequence[str] = ()) -> None:
+        """Put a result that was made in the local folder into the store, before the commit that speaks of it.
+
+        name: a file or a folder, such as `exports/huggingface`. skip: patterns of files below it that stay here.
+        Nothing to do in a folder.
+        """
+        if not is_local(self.root):
+            mirror.publish(self.root, self.local, name, skip)
+
+    def discard(self, name: str) -> None:
+        """Remove a result, here and in the store."""
+        if is_local(self.root):
+            shutil.rmtree(self.local / name, ignore_errors=True)
+        else:
+            mirror.discard(self.root, self.local, name)
+
+    def fetch(self, name: str) -> Path:
+        """A result's local path, once what is there is what was published last; it may be that there is none."""
+        if not is_local(self.root):
+            mirror.fetch(self.root, self.local, name)
+        return self.local / name
 
     def keep_recipe(self, text: str, base: str) -> None:
         """Freeze the recipe of this run, and the folder that its relative paths start from."""
         data = f"# base: {base}\n{text}".encode()
-        kept = self.root / "recipes" / f"{hash_text(text)}.yaml"
-        if not kept.exists():
-            replace_file(kept, data)
-        current = self.root / "recipe.yaml"
-        if not current.exists() or current.read_bytes() != data:
-            replace_file(current, data)
+        for name in (f"recipes/{hash_text(text)}.yaml", "recipe.yaml"):
+            kept = _read_if_there(self.root / name)
+            if kept is None or (name == "recipe.yaml" and kept != data):
+                replace_file(self.root / name, data)
 
     def kept_recipe(self) -> tuple[str, str]:
         """The recipe as last run, and the folder that its relative paths start from."""
-        try:
-            text = (self.root / "recipe.yaml").read_text(encoding="utf-8")
-        except FileNotFoundError as fault:
-            raise NotCommitted(f"{self.root}: no recipe was run here yet") from fault
-        first, _, rest = text.partition("\n")
+        data = _read_if_there(self.root / "recipe.yaml")
+        if data is None:
+            raise NotCommitted(f"{self.root}: no recipe was run here yet")
+        first, _, rest = data.decode("utf-8").partition("\n")
         return rest, first.removeprefix("# base: ")
 
 
@@ -202,7 +280,7 @@ class Transaction:
         rows = conform(rows, spec, where)
         dropped = ledger if isinstance(ledger, pa.Table) else pa.Table.from_pylist(list(ledger), schema=LEDGER)
         self._check(spec, rows, dropped, books, keep, where)
-        parts = list(keep)
+        parts, rows = self._merge_small(spec, keep, rows)
         if rows.num_rows:
             parts.append(self._write(spec.name, "data", rows))
         if dropped.num_rows:
@@ -233,12 +311,21 @@ class Transaction:
             raise BooksDontBalance(f"{where}: the books say {out.get(spec.unit)} {spec.unit} out, the rows {units}")
         _check_ledger(dropped, books, where)
 
+    def _merge_small(self, spec: Table, keep: Sequence[Part], rows: pa.Table) -> tuple[list[Part], pa.Table]:
+        """The parts that stay, and the rows of a new one: where small parts have become many, these take them in. Not
+        without new rows, which change the slice's content anyway: the same rows in other parts have another hash."""
+        small = [part for part in keep if part.kind == "data" and part.bytes < SMALL_PART_BYTES]
+        if not rows.num_rows or len(small) < MOST_SMALL_PARTS:
+            return list(keep), rows
+        merged = pa.concat_tables([self.workspace.read_parts(small, spec), rows])
+        merged = merged.sort_by([(name, "ascending") for name in spec.key])
+        return [part for part in keep if part not in small], merged
+
     def _write(self, table: str, kind: Any, rows: pa.Table) -> Part:
         name = f"{self.step}-{self._seq:06d}-{secrets.token_hex(4)}{'.ledger' if kind == 'ledger' else ''}.parquet"
-        path = self.workspace.root / "tables" / table / self.shard / name
-        written = write_file(path, lambda temporary: pq.write_table(
+        relative = f"tables/{table}/{self.shard}/{name}"
+        written = write_file(self.workspace.root / relative, lambda temporary: pq.write_table(
             rows, temporary, compression="zstd", row_group_size=32_768))  # fmt: skip
-        relative = path.relative_to(self.workspace.root).as_posix()
         return Part(relative, kind, rows.num_rows, written.bytes, written.sha256, content_hash(rows))
 
     def _create(self, parts: Sequence[Part], books: Sequence[Book], extra: dict[str, Any],
@@ -262,6 +349,13 @@ class Transaction:
         self.base = head
         self._seq = head.seq + 1
         return head
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return None
 
 
 def _with_all_columns(rows: pa.Table, schema: pa.Schema, table: str) -> pa.Table:

@@ -10,14 +10,15 @@ writers are gone; a file whose writer lives (a frozen process that another one t
 ends or a later commit finds it gone. Where a shared file system has no locks, a living writer may be taken for a dead
 one, and loses what it adds after the commit.
 
-Not covered: object stores, where nothing can be appended. There a second implementation of `Unfinished` writes
-create-only segments of some rows or seconds; a crash then pays again for what no segment held.
+Not covered: object stores, where nothing can be appended; there tasks/segment_log.py keeps the same lines in segments.
+Reading, listing and counting here serve both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import secrets
@@ -28,7 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from storage.files import fsync_folder, make_folder
+from storage.files import fsync_folder, make_folder, names, read_file
+from storage.place import is_local
 
 SYNC_EVERY_S = 1.0
 
@@ -40,7 +42,7 @@ class Unfinished(Protocol):
     """Where a shard keeps its responses until they are committed."""
 
     def add(self, row: Row) -> None:
-        """Keep one response; it is safe from the process's death when this returns."""
+        """Keep one response; on a file system it is safe from the process's death when this returns."""
         ...
 
     def rows(self) -> Iterator[Row]:
@@ -90,7 +92,11 @@ class ShardLog:
         if self._handle < 0:
             self._begin()
         self._write(row)
-        self._syncer.dirty(self._handle)
+        self._syncer.dirty(self)
+
+    def sync(self) -> bool:
+        os.fsync(self._handle)
+        return True
 
     def _begin(self) -> None:
         make_folder(self._folder)
@@ -102,7 +108,7 @@ class ShardLog:
         fsync_folder(self._folder)
 
     def _write(self, value: Row | dict[str, Any]) -> None:
-        line = _line(value)
+        line = as_line(value)
         if os.write(self._handle, line) != len(line):
             raise OSError(f"{self._mine}: the disk is full; make room and run again, nothing that was answered is lost")
 
@@ -135,33 +141,39 @@ class ShardLog:
             os.close(handle)
         self._taken = {}
         if self._handle >= 0:
-            self._syncer.forget(self._handle)
+            self._syncer.forget(self)
             os.close(self._handle)
         self._handle, self._mine = -1, None
 
 
+class Synced(Protocol):
+    def sync(self) -> bool:
+        """Make what was added durable; False if it isn't time yet."""
+        ...
+
+
 class Syncer:
-    """Fsyncs what was written, within a second, in a thread of its own, so that nobody waits for the disk."""
+    """Has what was written made durable, every second, in a thread of its own, so that nobody waits for the disk."""
 
     def __init__(self) -> None:
-        self._dirty: set[int] = set()
+        self._dirty: set[Synced] = set()
         self._fault: OSError | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shard-log-sync", daemon=True)
 
-    def dirty(self, handle: int) -> None:
-        """Raises what the last fsync raised: a disk that can't keep what it was given."""
+    def dirty(self, log: Synced) -> None:
+        """Raises what the last sync raised: a disk, or a store, that can't keep what it was given."""
         if self._fault is not None:
             raise self._fault
-        self._dirty.add(handle)
+        self._dirty.add(log)
 
-    def forget(self, handle: int) -> None:
-        """Call it before the handle is closed: a number that is used again would be another file's."""
+    def forget(self, log: Synced) -> None:
+        """Call it before the log is closed."""
         with self._lock:
-            if handle in self._dirty:
-                self._dirty.discard(handle)
-                os.fsync(handle)
+            if log in self._dirty:
+                self._dirty.discard(log)
+                log.sync()
 
     def _run(self) -> None:
         while not self._ended.wait(SYNC_EVERY_S):
@@ -172,11 +184,12 @@ class Syncer:
                 return
 
     def _sync(self) -> None:
-        for handle in list(self._dirty):
+        for log in list(self._dirty):
             with self._lock:
-                if handle in self._dirty:
-                    self._dirty.discard(handle)
-                    os.fsync(handle)
+                if log in self._dirty:
+                    self._dirty.discard(log)
+                    if not log.sync():
+                        self._dirty.add(log)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -197,21 +210,25 @@ def log_folder(root: Path, step: str) -> Path:
 
 def logs(folder: Path, shard: str = "*") -> list[Path]:
     """The logs of one shard, or of all, in the order of their names."""
-    return sorted(folder.glob(f"{shard}-*.jsonl"))
+    found = [name for name in names(folder) if name.endswith(".jsonl") and not name.startswith(".")]
+    return [folder / name for name in found if shard in ("*", name.partition("-")[0])]
 
 
 def shard_of(log: Path) -> str:
-    return log.stem.rpartition("-")[0]
+    return log.name.partition("-")[0]
 
 
 def count_rows(log: Path) -> int:
-    """How many responses a log holds, by its whole lines, unread; the first one names the columns."""
+    """How many responses a log holds: by its whole lines, the first of which names the columns; a segment's name says
+    it."""
+    if not is_local(log):
+        return int(log.stem.rpartition("-")[2])
     with contextlib.suppress(FileNotFoundError), log.open("rb") as file:  # its writer may have just committed
         return max(0, sum(line.endswith(b"\n") for line in file) - 1)
     return 0
 
 
-def _line(value: Row | dict[str, Any]) -> bytes:
+def as_line(value: Row | dict[str, Any]) -> bytes:
     data = json.dumps(value, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(data), data)
 
@@ -219,14 +236,14 @@ def _line(value: Row | dict[str, Any]) -> bytes:
 def read_log(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The whole lines of one log, their values in the order of `columns` (null where the log hasn't got one)."""
     try:
-        file = path.open("rb")
+        file = path.open("rb") if is_local(path) else io.BytesIO(read_file(path))
     except FileNotFoundError:  # its writer has just committed
         return
     with file:
-        yield from _whole_lines(file, list(columns))
+        yield from whole_lines(file, list(columns))
 
 
-def _whole_lines(file: IO[bytes], columns: list[str]) -> Iterator[Row]:
+def whole_lines(file: IO[bytes], columns: list[str]) -> Iterator[Row]:
     named = columns  # where the first line is damaged
     for line in file:
         value = _checked(line)

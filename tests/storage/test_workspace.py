@@ -13,7 +13,7 @@ import pytest
 from storage.errors import BooksDontBalance, CommitLost, NotAWorkspace, NotCommitted, SchemaMismatch, StorageError
 from storage.manifest import Book
 from storage.schemas import LEDGER, RESPONSES, TABLES
-from storage.workspace import ALL, MAX_SHARD_BITS, Workspace, shard_bits
+from storage.workspace import ALL, MAX_SHARD_BITS, MOST_SMALL_PARTS, Workspace, shard_bits
 
 
 def drop(unit_id, rule="short", unit="question"):
@@ -240,3 +240,17 @@ def test_a_part_older_than_a_column_is_read_with_nulls(workspace, inputs, screen
     pq.write_table(rows.drop([needed]), workspace.root / part.path)
     with pytest.raises(SchemaMismatch, match=f"before its column {needed}"):
         workspace.read("screen", "0", "screened")
+
+
+def test_many_small_parts_become_one(workspace, inputs, screened):
+    transaction = begin(workspace, inputs)
+    head = None
+    for number in range(MOST_SMALL_PARTS + 1):
+        keep = head.data() if head else []
+        books = [Book("question", number + 1, number + 1)]
+        head = transaction.commit("screened", screened(f"{number:02d}"), [], books, keep=keep)
+        assert len(head.data()) == (number + 1 if number < MOST_SMALL_PARTS else 1)
+    ids = workspace.read("screen", "0", "screened").column("question_id").to_pylist()
+    assert ids == [f"{number:02d}" for number in range(MOST_SMALL_PARTS + 1)]
+    kept = transaction.commit("screened", screened(), [], [Book("question", len(ids), len(ids))], keep=head.data())
+    assert kept.content == head.content
