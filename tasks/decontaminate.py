@@ -3,7 +3,7 @@
     exact     the same words and signs
     n-gram    runs of n terms that cover most of the item or of the question; boilerplate runs don't count
     cosine    the nearest item by embedding, where `similarity` asks for it (DeepDistill)
-    signals   a score over cosine, numbers, runs, formulas, answers; for programs names, values, words
+    signals   a score over cosine, numbers, runs, formulas, answers; for programs names, examples, words
     judge     a model asked about what the score leaves open
 
 A question's verdict never depends on other questions, so neither shards nor order change it. Not covered: images,
@@ -17,25 +17,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from storage.fingerprint import hash_text
 from tasks.decontaminate_benchmarks import Benchmark, Item, load_items
 from tasks.decontaminate_code import asks_for_code, prose
-from tasks.decontaminate_decision import CLEAN, VERSION, Contamination, scores
-from tasks.decontaminate_judge import ContaminationJudge, ContaminationJudgeSettings
-from tasks.decontaminate_nearest import ItemMatrix, above_others
+from tasks.decontaminate_decision import ALIKE, CLEAN, KINDS, WRITTEN_ALIKE, Contamination, kinds, scores
+from tasks.decontaminate_judge import ContaminationJudge
+from tasks.decontaminate_nearest import NEXT, ItemMatrix, above_others, around
 from tasks.decontaminate_ngrams import NgramIndex
 from tasks.decontaminate_pairs import Pairs, best_of_each, cover, spread
-from tasks.decontaminate_siblings import opposed, renamed, sibling
-from tasks.decontaminate_signals import ItemSignals
+from tasks.decontaminate_settings import DecontaminateSettings
+from tasks.decontaminate_siblings import LITERAL, opposed, renamed, sibling
+from tasks.decontaminate_signals import ItemSignals, Signals
 from tasks.decontaminate_text import Ints, Terms, normal_text, read_terms
 from tasks.embeddings import EmbeddingSettings, Vectors, embed
 from tasks.question import normalise
-from tasks.settings import Settings
 
 BATCH = 8192
 FLOOR = 0.5
@@ -46,46 +45,17 @@ MOST_CHARS = 200_000
 """Of a longer text the first so many characters are compared."""
 
 
-SELF_FLAGS, SELF_FLAGS_PROSE = 0.003, 0.01
-"""Share of a benchmark's own items that may score with another of its items as copies do: gives its threshold. Sets of
-formulas hold families of siblings, so they get less; where most items are prose it is the 1 % that was asked for, since
-0.3 % of GSM8K are two pairs (each counts twice), and one pair more or less moved its threshold from 0.5 to 2.1."""
+SELF_FLAGS, SELF_FLAGS_PROSE, SELF_FLAGS_ALIKE = 0.002, 0.01, 0.001
+"""Share of a benchmark's own items that may score with another of its items as copies do, for each kind of pair: gives
+its thresholds. Sets of formulas hold families of siblings, so they get less, and least for pairs that are written
+alike; where most items are prose it is the 1 % that was asked for, since 0.3 % of GSM8K are two pairs (each counts
+twice), and one pair more or less moved its threshold from 0.5 to 2.1."""
 CALIBRATED, FEWEST_TO_CALIBRATE = 2000, 100
 """About so many items are compared; a smaller benchmark takes `contaminated` as it is."""
-HIGHEST_CUT = 4.0
+HIGHEST_CUT = 8.0
+SURE_ANSWER = 0.6
+"""Answer signal from which texts that are written alike are no siblings, whatever they use more often."""
 NO_SCORE = -99.0
-
-
-class DecontaminateSettings(Settings):
-    benchmarks: tuple[Benchmark, ...] = ()
-    """Names of the field's usual sets, or {name, path or hub, question, answer, …}."""
-    ngram: int | None = Field(default=13, ge=5)
-    """A shared run of so many terms counts; null switches the rule off."""
-    common: int = Field(default=3, ge=1)
-    """A run that more than so many different items hold is boilerplate and counts for nothing."""
-    coverage: float = Field(default=0.6, gt=0, le=1)
-    """Share of the item's terms, or of the question's, that shared runs must cover to contaminate."""
-    similarity: float | None = Field(default=None, gt=0, le=1)
-    """Cosine above which the nearest item contaminates by itself (DeepDistill: 0.9)."""
-    signals: bool = True
-    """Decide by score over several signals; needs embeddings to be at its best."""
-    contaminated: float = 0.5
-    """Least score from which a question is contaminated; a benchmark whose own items are like each other needs more."""
-    suspect: float = -1.0
-    """Score from which it is suspect: the band that the judge is asked about."""
-    suspects: Literal["keep", "drop"] = "keep"
-    nearest: int = Field(default=5, ge=1)
-    """Nearest items by cosine that are looked at."""
-    judge: ContaminationJudgeSettings | None = None
-    """A model that decides on suspects."""
-
-    def wants_embeddings(self) -> bool:
-        return bool(self.benchmarks) and (self.signals or self.similarity is not None)
-
-    def identity(self) -> dict[str, Any]:
-        """What verdicts depend on, besides the benchmarks' content."""
-        judge = self.judge.identity() if self.judge else None
-        return self.as_json(exclude={"judge"}) | {"judge": judge, "decision": VERSION}
 
 
 class Benchmarks:
@@ -142,8 +112,11 @@ class Benchmarks:
                 found[number] = Contamination("contaminated", "benchmark_exact", 1.0, None, item, (text[:300],))
         return found
 
-    def _candidates(self, texts: Sequence[str], terms: Terms, vectors: Vectors | None) -> Pairs:
-        """Pairs that share a long run, rare short runs, a function name, or are near by cosine."""
+    def _candidates(self, texts: Sequence[str], terms: Terms, vectors: Vectors | None, *, own: int = 0) -> Pairs:
+        """Pairs that share a long run, rare short runs, a function name, examples, or are near by cosine.
+
+        `own` is 1 where the texts are items themselves: the nearest of each is then no neighbour.
+        """
         size = len(self.items)
         long, short, names = self._ngrams.search(terms)
         item_keys, item_terms = cover(long, long.item_at, size)
@@ -152,15 +125,17 @@ class Benchmarks:
         run_other = cover(short, short.at, size)[1]
         enough = run_terms >= 5 + LEAST_RUNS
         name_keys = np.unique(names.question * size + names.item)
-        near_keys, near_cosine, near_above = self._near(texts, vectors)
-        signals = self._settings.signals
-        keys = np.unique(np.concatenate([item_keys, near_keys, *((run_keys[enough], name_keys) if signals else ())]))
+        tried, same = self._signals.with_examples(texts)
+        near_keys, near_cosine, near_above, others = self._near(texts, vectors, own)
+        by_signal = (run_keys[enough], name_keys, tried * size + same) if self._settings.signals else ()
+        keys = np.unique(np.concatenate([item_keys, near_keys, *by_signal]))
         question, item = np.divmod(keys, size)
         of_item = np.maximum(self._terms.lengths[item], 1)
         of_question = np.maximum(terms.lengths[question], 1)
         cosine, above = spread(keys, near_keys, near_cosine), spread(keys, near_keys, near_above)
         if vectors is not None:
             self._fill_cosines(question, item, vectors, cosine)
+            above = np.where(self._signals.code[item], above, cosine - others[question])
         return Pairs(
             question, item, cosine, above,
             np.nan_to_num(spread(keys, item_keys, item_terms)) / of_item,
@@ -169,24 +144,29 @@ class Benchmarks:
                                      spread(keys, run_keys, run_other) / of_question)),
         )  # fmt: skip
 
-    def _near(self, texts: Sequence[str], vectors: Vectors | None) -> tuple[Ints, Any, Any]:
-        """(keys, cosines, cosines above the next items) of the nearest items; the last is 0 where it has no meaning."""
+    def _near(self, texts: Sequence[str], vectors: Vectors | None, own: int) -> tuple[Ints, Any, Any, Any]:
+        """(keys, cosines, for programs cosines above the next items) of the nearest items; of each text the mean cosine
+        of the items after the nearest."""
         if vectors is None:
-            return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+            return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0)
         if self._matrix is None:
             self._matrix = ItemMatrix(self._item_vectors()[0])
-        question, item, cosine = self._matrix.nearest(vectors, self._settings.nearest, FLOOR)
-        keys, above = question * len(self.items) + item, np.zeros(len(item))
+        count = self._settings.nearest
+        question, item, cosine = self._matrix.nearest(vectors, max(count, own + 1 + NEXT), FLOOR)
+        others = around(question, cosine, len(texts), own + 1, FLOOR)
+        nearest = np.arange(len(question)) - np.searchsorted(question, question) < count
+        question, item, cosine = question[nearest], item[nearest], cosine[nearest]
+        keys, above = question * len(self.items) + item, np.full(len(item), np.nan)
         order = np.argsort(keys)
         item, keys, cosine = item[order], keys[order], cosine[order]
         if not len(self._code) or not self._settings.signals:
-            return keys, cosine, above
+            return keys, cosine, above, others
         other = ~self._signals.code[item]
         code_keys, code_cosine, code_above = self._near_code(texts, vectors)
         keys = np.concatenate([keys[other], code_keys])
         order = np.argsort(keys)
         return (keys[order], np.concatenate([cosine[other], code_cosine])[order],
-                np.concatenate([above[other], code_above])[order])  # fmt: skip
+                np.concatenate([above[other], code_above])[order], others)  # fmt: skip
 
     def _near_code(self, texts: Sequence[str], vectors: Vectors) -> tuple[Ints, Any, Any]:
         """Programming problems near to what the questions say in words, or to their whole text."""
@@ -227,43 +207,45 @@ class Benchmarks:
         return self._views
 
     def _cuts(self, *, embedded: bool) -> Any:
-        """(2, benchmarks): score from which a pair is contaminated, without and with both answers known."""
+        """(2, benchmarks, kinds): score from which a pair is contaminated, without and with both answers known."""
         if embedded not in self._thresholds:
             least = self._settings.contaminated
-            found = np.full((2, int(self._benchmark.max(initial=0)) + 1), least)
+            found = np.full((2, int(self._benchmark.max(initial=0)) + 1, KINDS), least)
             for benchmark in np.unique(self._benchmark[~self._signals.code]):
                 mine = np.flatnonzero((self._benchmark == benchmark) & ~self._signals.code)
                 if len(mine) >= FEWEST_TO_CALIBRATE:
                     chosen = mine[:: max(1, len(mine) // CALIBRATED)]
-                    allowed = SELF_FLAGS if self._signals.symbolic[mine].mean() > 0.5 else SELF_FLAGS_PROSE
-                    found[:, benchmark] = [
-                        np.clip(np.quantile(best, 1 - allowed), least, max(least, HIGHEST_CUT))
-                        for best in self._against_others(chosen, embedded=embedded)
-                    ]
+                    symbolic = self._signals.symbolic[mine].mean() > 0.5
+                    best = self._against_others(chosen, embedded=embedded)
+                    for kind in range(KINDS):
+                        allowed = SELF_FLAGS_ALIKE if kind in WRITTEN_ALIKE else SELF_FLAGS
+                        cut = np.quantile(best[:, kind], 1 - (allowed if symbolic else SELF_FLAGS_PROSE), axis=-1)
+                        found[:, benchmark, kind] = np.clip(cut, least, max(least, HIGHEST_CUT))
             self._thresholds[embedded] = found
         return self._thresholds[embedded]
 
-    def _against_others(self, chosen: Ints, *, embedded: bool) -> tuple[Any, Any]:
-        """The highest score of each of the items with another item, siblings left out; then with answers known."""
+    def _against_others(self, chosen: Ints, *, embedded: bool) -> Any:
+        """(2, kinds, chosen): the highest score of each of the items with another item, without and with answers known;
+        siblings are left out."""
         texts = [self.items[number].text[:MOST_CHARS] for number in chosen]
         terms = read_terms(texts)
         vectors = np.asarray(self._item_vectors()[0])[chosen] if embedded else None
-        pairs = self._candidates(texts, terms, vectors)
+        pairs = self._candidates(texts, terms, vectors, own=1)
         answers = [self.items[number].answer for number in chosen]
         signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
                                         pairs.runs, answers)  # fmt: skip
         other = self._distinct[chosen[pairs.question]] != self._distinct[pairs.item]
-        literal = pairs.literal()
-        best = np.full((2, len(chosen)), NO_SCORE)
+        literal, kind = _literal(pairs, signals), kinds(signals)
+        best = np.full((2, KINDS, len(chosen)), NO_SCORE)
         unknown = replace(signals, answer=np.zeros_like(signals.answer))
         for row, value in enumerate((scores(unknown), scores(signals))):
             for pair in np.flatnonzero(other & (value >= self._settings.contaminated)):
                 question = int(pairs.question[pair])
-                if value[pair] > best[row, question] and self._alike(
+                if value[pair] > best[row, kind[pair], question] and self._alike(
                     texts[question], int(pairs.item[pair]), literal=literal[pair]
                 ):
-                    best[row, question] = value[pair]
-        return best[0], best[1]
+                    best[row, kind[pair], question] = value[pair]
+        return best
 
     def _alike(self, text: str, item: int, *, literal: bool) -> bool:
         """Whether nothing shows that the text is a sibling of the item: the same template, another task."""
@@ -278,16 +260,19 @@ class Benchmarks:
         signals = self._signals.compare(texts, terms, pairs.question, pairs.item, pairs.cosine, pairs.above,
                                         pairs.runs, answers)  # fmt: skip
         value = scores(signals)
-        cuts = self._cuts(embedded=embedded)[(signals.answer != 0).astype(int), self._benchmark[pairs.item]]
-        literal = pairs.literal()
+        known = (signals.answer != 0).astype(int)
+        cuts = self._cuts(embedded=embedded)[known, self._benchmark[pairs.item], kinds(signals)]
+        literal = _literal(pairs, signals)
+        doubtful = literal & (signals.answer < SURE_ANSWER)
+        alike = literal | (signals.written >= ALIKE)
         for pair in best_of_each(pairs.question, value - cuts, pairs.item):
             if value[pair] >= settings.suspect:
                 item = int(pairs.item[pair])
                 text = texts[int(pairs.question[pair])]
                 enough = value[pair] >= cuts[pair] or (
-                    value[pair] >= settings.contaminated and literal[pair] and renamed(text, self.items[item].text)
+                    value[pair] >= settings.contaminated and alike[pair] and renamed(text, self.items[item].text)
                 )
-                contaminated = enough and self._alike(text, item, literal=literal[pair])
+                contaminated = enough and self._alike(text, item, literal=doubtful[pair])
                 found[int(pairs.question[pair])] = Contamination(
                     "contaminated" if contaminated else "suspect", "benchmark_signals", float(value[pair]),
                     round(float(cuts[pair]), 3) if contaminated else settings.suspect, item,
@@ -372,6 +357,10 @@ class Benchmarks:
 CONTAINED, SAME_FORMULAS = 0.93, 0.5
 """With long shared runs a text is a copy if it also holds the item's other words and numbers, or the item holds its;
 else it may be the same template with other numbers or another question about the same facts."""
+
+
+def _literal(pairs: Pairs, signals: Signals) -> Any:
+    return pairs.literal() | (signals.written >= LITERAL)
 
 
 def _letters(text: str) -> str:

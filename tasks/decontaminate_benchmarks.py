@@ -25,6 +25,7 @@ from tasks.sources import FileSource, HuggingFaceSource, Record, hash_source_fil
 
 Column = str | tuple[str, ...]
 LONGEST_TESTS = 20_000
+ON_THE_HUB = ("hub", "config", "split", "revision", "files")
 
 
 class Benchmark(Settings):
@@ -39,6 +40,8 @@ class Benchmark(Settings):
     split: str = "test"
     revision: str | None = None
     """Commit or tag on the hub; without one the benchmark may change under you."""
+    files: tuple[str, ...] = ()
+    """Patterns of the files to read from the hub, where the set has a loading script, which isn't run."""
     question: Column = "question"
     """The column that holds the question; of several the first that is there. `a.b` reads key b of the object in a."""
     answer: Column | None = None
@@ -62,9 +65,9 @@ class Benchmark(Settings):
         if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"] in KNOWN:
             known = dict(KNOWN[value["name"]])
             if value.get("path") is not None:
-                known = {key: part for key, part in known.items() if key not in ("hub", "config", "split", "revision")}
+                known = {key: part for key, part in known.items() if key not in ON_THE_HUB}
             if "question" in value:  # laid out in another way: nothing of the usual layout holds
-                known = {key: part for key, part in known.items() if key in ("hub", "config", "split")}
+                known = {key: part for key, part in known.items() if key in ON_THE_HUB}
             return known | value
         return value
 
@@ -87,7 +90,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "aime25": _hub("math-ai/aime25", "problem", "answer"),
     "amc23": _hub("math-ai/amc23", ("question", "problem"), "answer"),
     "math500": _hub("HuggingFaceH4/MATH-500", "problem", ("answer", "solution")),
-    "math": _hub("nlile/hendrycks-MATH-benchmark", "problem", ("answer", "solution")),
+    "math": _hub("EleutherAI/hendrycks_math", "problem", ("answer", "solution"), files=("*/test-*.parquet",)),
     "gsm8k": _hub("openai/gsm8k", "question", "answer", config="main"),
     "olympiadbench": _hub("Hothan/OlympiadBench", "question", "final_answer", config="OE_TO_maths_en_COMP",
                           split="train"),
@@ -101,14 +104,14 @@ KNOWN: dict[str, dict[str, Any]] = {
     "mbpp": _hub("google-research-datasets/mbpp", ("text", "prompt"), config="full", solution="code",
                  tests="test_list"),
     "livecodebench": _hub("livecodebench/code_generation_lite", "question_content",
-                          entry_point="metadata.func_name", tests="public_test_cases"),
+                          entry_point="metadata.func_name", tests="public_test_cases", files=("test*.jsonl",)),
     "bigcodebench": _hub("bigcode/bigcodebench", ("instruct_prompt", "complete_prompt"), split="v0.1.4", **_CODE),
     "ifeval": _hub("google/IFEval", "prompt", split="train"),
     "simpleqa": _hub("basicv8vc/SimpleQA", "problem", "answer"),
     "hle": _hub("cais/hle", "question", "answer"),
 }  # fmt: skip
-"""The sets that the field reports on: hub path, split and columns. The hub could not be reached when this was written:
-loaders were tried on files of the same layout."""
+"""The sets that the field reports on: hub path, split and columns. The hub itself could not be reached when this was
+written: loaders were tried on files of the same layout, and over HTTP on a server on loopback."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,16 @@ def _records(benchmark: Benchmark, base: Path) -> Iterator[Record]:
         yield from read_source(_file_source(benchmark), base)
         return
     source = HuggingFaceSource(name=_source_name(benchmark), kind="huggingface", path=str(benchmark.hub),
-                               config=benchmark.config, split=benchmark.split, revision=benchmark.revision)  # fmt: skip
+                               config=benchmark.config, split=benchmark.split, revision=benchmark.revision,
+                               files=benchmark.files)  # fmt: skip
     try:
         yield from read_source(source, base)
-    except (UnreadableSource, OSError) as fault:
+    except UnreadableSource as fault:
+        why = str(fault).removeprefix(f"source {source.name}: ")
         raise UnreadableSource(
-            f"benchmark {benchmark.name}: the data set {benchmark.hub} can't be had from the hub ({_short(fault)}); "
-            f"download its {benchmark.split} split and set `path` to the file: {{name: {benchmark.name}, path: FILE}}"
+            f"benchmark {benchmark.name}: {why}. Or download its {benchmark.split} split and set `path` to the file: "
+            f"{{name: {benchmark.name}, path: FILE}}"
         ) from fault
-
-
-def _short(fault: Exception) -> str:
-    return " ".join(str(fault).split())[:160]
 
 
 def _source_name(benchmark: Benchmark) -> str:

@@ -15,7 +15,7 @@ from tasks.decontaminate_text import stem
 
 CODE = re.compile(
     r"\bdef \w+|\bfunction\b|\breturn\b|#include|\bclass \w+|=>|\bconst \w|\bint main\b|\bpublic static\b|"
-    r"\bfunc \w+|\bfn \w+|```|\b(?:program|code|algorithm|script|method|list|array|string)s?\b",
+    r"\bfunc \w+|\bfn \w+|```|>>> |\bassert[ (]|\b(?:program|code|algorithm|script|method|list|array|string)s?\b",
     re.IGNORECASE,
 )
 """Where none of these stands, nobody asks for a program."""
@@ -28,6 +28,14 @@ SIGNATURE = re.compile(r"def\s+(\w+)\s*\(([^)]*)\)")
 CHECKED = re.compile(
     r"^[ \t]*(?:console\.)?assert\b[\s(]*[A-Za-z_]\w*[ \t]*\((.{1,400}?)\)\s*={2,3}(.{1,400})$", re.MULTILINE
 )
+_CALL = (r"(?<![\w.(])(?!(?:assert|print|return|if|elif|while|and|or|not|in)\b)[A-Za-z_]\w*[ \t]*"
+         r"\(((?:(?!\w\().){1,200}?)\)[ \t]*")  # fmt: skip
+SHOWN = re.compile(
+    rf"{_CALL}(?:={{2,3}}>?|=>|-+>|➞|→|(?:should )?(?:returns?|gives?|be)\b|is\b)[ \t]*([^\s].{{0,100}})$|"
+    rf">>>[ \t]*{_CALL}\n[ \t]*([^\s>].{{0,100}})$",
+    re.MULTILINE,
+)
+"""An example in a docstring: `>>> f(1)` with the result on the next line, `f(1) ➞ 2`, `f(1) returns 2`."""
 SHORT_SEQUENCE = 3
 """A shorter sequence of numbers stands in too many programs to show anything."""
 MOST_VALUES = 400
@@ -105,16 +113,21 @@ def example_values(text: str) -> frozenset[str]:
 
 
 def checked_examples(text: str) -> frozenset[str]:
-    """Arguments and result of each line such as `assert f([1, 2]) == 3`, whatever the function is called.
+    """Arguments and result of each line such as `assert f([1, 2]) == 3` and of each example in a docstring.
 
-    Blanks, brackets around tuples and the kind of quotes don't count. At most MOST_VALUES of them.
+    The function may have any name. Blanks, brackets around tuples, case, the kind of quotes and the last stop don't
+    count. At most MOST_VALUES of them.
     """
     found: set[str] = set()
-    for match in CHECKED.finditer(text):
-        found.add("→".join(re.sub(r"[\s();]", "", part).replace('"', "'") for part in match.groups()))
+    for match in (*CHECKED.finditer(text), *SHOWN.finditer(text)):
+        found.add("→".join(_plain(part) for part in match.groups() if part is not None))
         if len(found) >= MOST_VALUES:
             break
     return frozenset(found)
+
+
+def _plain(part: str) -> str:
+    return re.sub(r"[\s();]", "", part).replace('"', "'").rstrip(".,").casefold()
 
 
 def _counting(numbers: list[float]) -> bool:

@@ -84,6 +84,17 @@ def _order(row: Ints, item: Ints, value: Cosines, count: int) -> Ints:
     return order[np.arange(len(order)) - starts < count]
 
 
+def around(question: Ints, cosine: Cosines, questions: int, first: int, floor: float) -> Cosines:
+    """(questions,) mean cosine of the NEXT items after the `first` nearest; what lies below the floor counts as it.
+
+    `question` and `cosine` are those of `ItemMatrix.nearest` with count ≥ first + NEXT.
+    """
+    rank = np.arange(len(question)) - np.searchsorted(question, question, side="left")
+    chosen = (rank >= first) & (rank < first + NEXT)
+    excess = np.bincount(question[chosen], weights=cosine[chosen] - floor, minlength=questions)
+    return floor + excess / NEXT
+
+
 def above_others(cosines: Cosines, benchmark: Ints) -> Cosines:
     """Each cosine of (questions, items) minus the mean of the NEXT highest of that benchmark after the first.
 

@@ -125,6 +125,27 @@ def hash_run(parts: Hashes) -> int:
     return int(hashed[0])
 
 
+ALIKE_RUN = 4
+LONGEST_ALIKE = 20_000
+"""Terms of a text that are looked at."""
+
+
+def run_set(terms: Hashes) -> frozenset[tuple[int, ...]]:
+    """All runs of ALIKE_RUN terms of one text."""
+    parts = terms[:LONGEST_ALIKE].tolist()
+    return frozenset(zip(*(parts[start:] for start in range(ALIKE_RUN)), strict=False))
+
+
+def covered_share(terms: Hashes, other: frozenset[tuple[int, ...]]) -> float:
+    """Share of a text's terms that lie in runs of `other`; here boilerplate counts, which shows the same template."""
+    parts = terms[:LONGEST_ALIKE].tolist()
+    inside = np.zeros(max(len(parts), 1), bool)
+    for place, run in enumerate(zip(*(parts[start:] for start in range(ALIKE_RUN)), strict=False)):
+        if run in other:
+            inside[place : place + ALIKE_RUN] = True
+    return float(inside.mean())
+
+
 def _lookup(hashes: Hashes, starts: Ints, owners: Ints, terms: Terms, texts: Ints, common: int) -> Lookup:
     """Without the runs that more than `common` different items hold."""
     keys, inverse = np.unique(hashes, return_inverse=True)

@@ -21,6 +21,7 @@ class Pairs:
     cosine: Any
     """NaN without embeddings"""
     above: Any
+    """the cosine above the next items, NaN without"""
     item_share: Any
     """share of the item's terms in long shared runs, from 0 to about 1"""
     question_share: Any

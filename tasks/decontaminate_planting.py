@@ -103,8 +103,10 @@ def latex_and_plain(item: Item, rng: random.Random) -> str | None:
         text = re.sub(r"(?<![\w.])\$?(\d+(?:\.\d+)?)(?![\w.]\d)", r"$\1$", item.text)
         return text if text != item.text else None
     text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", item.text)
-    for old, new in (("\\cdot", "*"), ("\\times", "*"), ("\\left", ""), ("\\right", ""), ("\\le", "<="), ("$", "")):
-        text = text.replace(old, new)
+    for old, new in ((r"cdot|times", "*"), (r"left|right", ""), (r"leq?", "<="), (r"geq?", ">="), (r"neq?", "!="),
+                     (r"pm", "±")):  # fmt: skip
+        text = re.sub(rf"\\(?:{old})(?![a-z])", new, text)
+    text = text.replace("$", "")
     return re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r"\1", text).replace("{", "(").replace("}", ")").replace("\\", "")
 
 

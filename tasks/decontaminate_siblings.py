@@ -1,9 +1,10 @@
 """Siblings: two questions made from one template, which share nearly all words and yet ask for something else.
 
 Sets such as MATH and MBPP hold them by the dozen (find A, find A - B; an even length, an odd length), and signals that
-add up shared words can't tell them from copies. Two things can: an opposite (odd for even), and a name, number or sign
-that both texts hold, but one more often. A copy with other names replaces each name everywhere. Not covered: siblings
-that differ in a word that only one holds (a square's area, a circle's area); those are left to the score.
+add up shared words can't tell them from copies. Two things can: an opposite (odd for even, repeated for non-repeated),
+and a letter, number, sign or side of an opposite that both texts hold, but one more often. A copy with other names
+replaces each name everywhere. Not covered: siblings that differ in a word that only one holds (a square's area, a
+circle's area); those are left to the score.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _SIDES: tuple[tuple[str, str], ...] = (
     ("sin sine cos cosine", "tan tangent"),
 )
 OPPOSITES = tuple(tuple(frozenset(stem(word) for word in side.split()) for side in pair) for pair in _SIDES)
-PART = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[+=<>]|(?<![A-Za-z]{2})-(?![A-Za-z]{2})")
+TELLING = frozenset().union(*(side for pair in OPPOSITES for side in pair))
+PART = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|\+|(?<![<>!])=|[<>](?!=)|(?<![A-Za-z]{2})-(?![A-Za-z]{2})")
+NON = re.compile(r"\bnon[ -]([a-z]+)")
 LITERAL = 0.6
 """Share of shared runs from which two texts are the same writing, so that small differences mean something."""
 RUN = 5
@@ -45,14 +48,20 @@ LONGEST = 20_000
 
 
 def opposed(question: str, item: str) -> bool:
-    """Each text holds one side of a pair of opposites, and neither holds the other's."""
+    """Each text holds one side of a pair of opposites, and neither holds the other's; or one denies what both hold."""
     mine, theirs = ({stem(part) for part in PART.findall(text[:LONGEST].lower())} for text in (question, item))
+    if any(word in mine & theirs for word in _denied(question) ^ _denied(item)):
+        return True
     for one, other in OPPOSITES:
         if (mine & one and theirs & other and not mine & other and not theirs & one) or (
             mine & other and theirs & one and not mine & one and not theirs & other
         ):
             return True
     return False
+
+
+def _denied(text: str) -> set[str]:
+    return {stem(word) for word in NON.findall(text[:LONGEST].lower())}
 
 
 def sibling(question: str, item: str) -> bool:
@@ -81,7 +90,7 @@ def _unequal(question: str, item: str) -> bool:
     return any(
         0 < count[part] != other[part] > 0
         for part in count
-        if part not in _LOOSE and (len(part) == 1 or not part.isalpha())
+        if part not in _LOOSE and (len(part) == 1 or not part.isalpha() or stem(part.lower()) in TELLING)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
 
@@ -17,7 +17,17 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from tasks.decontaminate_benchmarks import Item
-from tasks.decontaminate_code import DEFINED, CodeFacts, code_facts
+from tasks.decontaminate_code import DEFINED, CodeFacts, asks_for_code, checked_examples, code_facts
+from tasks.decontaminate_formulas import (
+    ENOUGH_FORMULAS,
+    NO_FORMULAS,
+    answer_key,
+    formulas,
+    has_formulas,
+    same_formulas,
+    unlike,
+)
+from tasks.decontaminate_ngrams import covered_share, run_set
 from tasks.decontaminate_text import Hashes, Ints, Terms, mix, read_terms, word_hash
 
 LEAST = 0.1
@@ -27,8 +37,10 @@ NO_NUMBERS = 0.65
 """How numbers count where there are none: neither agreement nor difference."""
 WORTH_A_LOOK = 1.2
 """cosine + numbers + runs from which formulas can tip the decision"""
-NO_FORMULAS = 0.6
-ENOUGH_FORMULAS = 4
+RARE_ANSWER = 300
+"""An answer that one item in so many has counts in full: two questions may both come to 2."""
+WORTH_READING = 0.25
+"""Shared words or runs from which two texts may be one writing."""
 NAME_WEIGHT = {0: 0.0, 1: 0.6, 2: 0.7}
 """What the same function name is worth, by the number of its parts; 1 from three."""
 ORDINARY_NAME = 0.25
@@ -39,8 +51,10 @@ ORDINARY_NAMES = frozenset(_ORDINARY_NAMES.split())
 """One-word names that many programs have; they are worth ORDINARY_NAME."""
 ENOUGH_VALUES = 2
 """Shared example values from which more add nothing."""
-FEWEST_EXAMPLES = 2
-"""One call with its result may be anybody's: `f(5) == True`."""
+LONG_EXAMPLE = 12
+"""Characters of an example from which one is enough. A single short one may be anybody's: `f(5) == True`."""
+COMMON_EXAMPLE = 3
+"""An example or value that more items than these hold shows nothing: `Found a match!`."""
 FUNCTION_WORDS = """a about above after all also an and any are as at be been before being below between both but by can
 could did do does doing down during each few for from further had has have having he her here hers him his how i if in
 into is it its itself just me more most my no nor not now of off on once only or other our out over own same she should
@@ -57,7 +71,8 @@ class Signals:
     cosine: Floats
     """of the two texts, or for code of what they say in words, whichever is higher"""
     above_others: Floats
-    """code only: the cosine above the mean of the next ten items of the benchmark"""
+    """the cosine above the mean of the next ten items, for code of the benchmark: a copy stands out, a neighbour has
+    more such neighbours"""
     words: Floats
     """weight of shared words / geometric mean of both texts' weights"""
     numbers: Floats
@@ -67,13 +82,16 @@ class Signals:
     formulas: Floats
     """the same for short runs of digits, letters and signs, drawn towards NO_FORMULAS where there are few"""
     answer: Floats
-    """1 the same reference answer, -1 another, 0 unknown; less where the answer is a common one"""
+    """1 the same reference answer, less where it is a common one, -1 another, OTHER_NUMBER another number, 0 unknown"""
     name: Floats
     """the item's function name stands in the question"""
     values: Floats
     """shared example values"""
+    written: Floats
+    """share of the item, or of the question if that is more, in shared runs of four terms, common ones too"""
     examples: Floats
-    """share of the item's checked examples (arguments and result) that the question checks too; 0 below two"""
+    """how far the share of the examples (arguments and result) of the text with fewer that both hold is above a half,
+    from 0 to 1; 0 for a single short one"""
     code: npt.NDArray[np.bool_]
     """the item is a programming problem"""
     symbolic: npt.NDArray[np.bool_]
@@ -142,6 +160,12 @@ def _binary(rows: Ints, columns: Ints, shape: tuple[int, int]) -> csr_matrix:
     return matrix
 
 
+def _rare(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """Each item's texts without those that many items hold."""
+    spread = Counter(text for one in sets for text in one)
+    return [frozenset(text for text in one if spread[text] <= COMMON_EXAMPLE) for one in sets]
+
+
 def common_words() -> list[int]:
     return [int(value) for value in read_terms([FUNCTION_WORDS]).hashes]
 
@@ -151,6 +175,7 @@ class ItemSignals:
 
     def __init__(self, items: Sequence[Item], terms: Terms) -> None:
         self.items = items
+        self._terms = terms
         self.code = np.array([item.is_code for item in items], bool)
         self.words = Overlap(terms, numbers=False, common=common_words())
         self.numbers = Overlap(terms, numbers=True)
@@ -158,9 +183,15 @@ class ItemSignals:
         found = Counter(keys)
         self.answers = keys
         self.bare = np.array([item.is_code and not DEFINED.search(item.text) for item in items], bool)
+        self._values = _rare([item.code.values if item.is_code else frozenset() for item in items])
+        self._examples = _rare([item.code.examples if item.is_code else frozenset() for item in items])
+        self._holders: dict[str, list[int]] = {}
+        for number, examples in enumerate(self._examples):
+            for example in examples:
+                self._holders.setdefault(example, []).append(number)
         self._formulas = [formulas(item.text) if has_formulas(item.text) else frozenset() for item in items]
         self.symbolic = np.array([len(one) >= ENOUGH_FORMULAS for one in self._formulas], bool)
-        self.answer_weight = [min(1.0, np.log(len(keys) / found[key] + 1) / np.log(50)) for key in keys]
+        self.answer_weight = [min(1.0, np.log(len(keys) / found[key] + 1) / np.log(RARE_ANSWER)) for key in keys]
 
     def agreement(self, terms: Terms, question: Ints, item: Ints) -> tuple[Floats, Floats, Floats]:
         """(words, numbers, contained) of each pair: numbers drawn towards NO_NUMBERS; contained is how much of one
@@ -190,6 +221,7 @@ class ItemSignals:
         name, values, examples = self.of_code(texts, question, item)
         likely = ~code & (np.nan_to_num(cosine, nan=1.0) + numbers + runs > WORTH_A_LOOK)
         same = self.formulas(texts, question, item, likely)
+        written = self._written(terms, question, item, likely & ((words >= WORTH_READING) | (runs >= WORTH_READING)))
         known = np.zeros(len(question)) if answers is None else self.answer(answers, question, item)
         return Signals(
             np.round(cosine, 4),
@@ -201,11 +233,23 @@ class ItemSignals:
             known,
             name,
             values,
+            written,
             examples,
             code,
             self.symbolic[item],
             self.bare[item],
         )
+
+    def _written(self, terms: Terms, question: Ints, item: Ints, chosen: npt.NDArray[np.bool_]) -> Floats:
+        """Of the chosen pairs, 0 for the others: how much of one text is written like the other."""
+        share = np.zeros(len(question))
+        mine: dict[int, frozenset[tuple[int, ...]]] = {}
+        for pair in np.flatnonzero(chosen):
+            one, other = int(question[pair]), self._terms.of(int(item[pair]))
+            if one not in mine:
+                mine[one] = run_set(terms.of(one))
+            share[pair] = max(covered_share(other, mine[one]), covered_share(terms.of(one), run_set(other)))
+        return share
 
     def formulas(self, texts: Sequence[str], question: Ints, item: Ints, chosen: npt.NDArray[np.bool_]) -> Floats:
         """Agreement of formulas of the chosen pairs, NO_FORMULAS for the others."""
@@ -251,7 +295,7 @@ class ItemSignals:
                 keys[one] = answer_key(answers[one])
             mine, theirs = keys[one], self.answers[other]
             if mine is not None and theirs is not None:
-                found[number] = self.answer_weight[other] if mine == theirs else -1.0
+                found[number] = self.answer_weight[other] if mine == theirs else unlike(mine, theirs)
         return found
 
     def of_code(self, texts: Sequence[str], question: Ints, item: Ints) -> tuple[Floats, Floats, Floats]:
@@ -264,79 +308,35 @@ class ItemSignals:
                 facts[one] = code_facts(texts[one])
             worth = ORDINARY_NAME if target.entry in ORDINARY_NAMES else NAME_WEIGHT.get(len(target.entry.split()), 1.0)
             name[number] = worth if target.entry in facts[one].names else 0.0
-            values[number] = min(len(facts[one].values & target.values), ENOUGH_VALUES) / ENOUGH_VALUES
-            checked = len(facts[one].examples & target.examples)
-            examples[number] = checked / len(target.examples) if checked >= FEWEST_EXAMPLES else 0.0
+            shared = facts[one].values & self._values[item[number]]
+            values[number] = min(len(shared), ENOUGH_VALUES) / ENOUGH_VALUES
+            checked = facts[one].examples & self._examples[item[number]]
+            if _enough(checked):
+                fewer = min(len(facts[one].examples), len(target.examples))
+                examples[number] = max(0.0, 2 * len(checked) / fewer - 1)
+            else:
+                examples[number] = 0.0
         return name, values, examples
+
+    def with_examples(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """(question, item) of the pairs that share enough examples, however the functions are called."""
+        found: list[tuple[int, int]] = []
+        for number, text in enumerate(texts):
+            if self._holders and asks_for_code(text):
+                shared: dict[int, set[str]] = {}
+                for example in checked_examples(text):
+                    for item in self._holders.get(example, ()):
+                        shared.setdefault(item, set()).add(example)
+                found += [(number, item) for item, those in sorted(shared.items()) if _enough(those)]
+        pairs = np.array(found, np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+
+def _enough(examples: Collection[str]) -> bool:
+    return len(examples) >= 2 or any(len(text) >= LONG_EXAMPLE for text in examples)
 
 
 SHOWN_WORDS = 8
 
 
 _SHOWN = re.compile(r"\d+(?:[.,]\d+)*|\w+")
-_FORMULA = re.compile(r"[a-z]+|\d+(?:\.\d+)?|[^\w\s]")
-_UNREAD_SIGNS = "$ { } ( ) [ ] \\ left right frac dfrac tfrac , . ? : ; !"
-_UNREAD = frozenset(_UNREAD_SIGNS.split())
-_SYMBOLIC = re.compile(r"\\\\|\^|[a-z0-9] ?= ?[a-z0-9-]|\$-?[a-zA-Z(][^$\n]{0,80}\$|\$\d+ *[-+*/^=<>]")
-LONGEST_FORMULAS = 4000
-
-
-def has_formulas(text: str) -> bool:
-    """LaTeX, powers, equations; `$20` is money."""
-    return _SYMBOLIC.search(text[:LONGEST_FORMULAS]) is not None
-
-
-def formulas(text: str) -> frozenset[str]:
-    """Runs of two and three digits, letters and signs, brackets left out."""
-    text = text[:LONGEST_FORMULAS]
-    parts = [part for part in _FORMULA.findall(text.lower()) if part not in _UNREAD]
-    parts = ["x" if len(part) == 1 and part.isalpha() else part for part in parts]  # variables may have any name
-    symbols = [part[0].isdigit() or len(part) == 1 for part in parts]
-    return frozenset(
-        " ".join(parts[start : start + size])
-        for size in (2, 3)
-        for start in range(len(parts) - size + 1)
-        if sum(symbols[start : start + size]) >= 2
-    )
-
-
-def same_formulas(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared runs / geometric mean of both numbers of runs; drawn towards NO_FORMULAS where there are few."""
-    fewer, more = sorted((len(one), len(other)))
-    if not fewer:
-        return NO_FORMULAS
-    sure = min(1.0, more / ENOUGH_FORMULAS)
-    return sure * len(one & other) / float(np.sqrt(fewer * more)) + (1 - sure) * NO_FORMULAS
-
-
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-LONGEST_ANSWER = 200
-
-
-def answer_key(text: str | None) -> str | None:
-    """A reference answer in the form in which two are compared; None for none, or for a text that is no answer."""
-    if text is None:
-        return None
-    if "####" in text:
-        text = text.rpartition("####")[2]
-    elif boxes := list(_BOX.finditer(text)):
-        text = _balanced(text[boxes[-1].end() :])
-    text = re.sub(
-        r"\\(?:text|mathrm|left|right|dfrac|tfrac|!|,|;|\$|%)", lambda m: "\\frac" if "frac" in m[0] else "", text
-    )
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", re.sub(r"[\s${}%]", "", text)).rstrip(".").casefold()
-    if not text or len(text) > LONGEST_ANSWER:
-        return None
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
-
-
-def _balanced(text: str) -> str:
-    depth = 1
-    for place, sign in enumerate(text):
-        depth += (sign == "{") - (sign == "}")
-        if depth == 0:
-            return text[:place]
-    return text

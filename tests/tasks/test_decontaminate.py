@@ -137,6 +137,31 @@ def test_rewordings_of_real_items_are_found_and_their_neighbours_are_not(shared)
         assert len(flagged) <= 0.02 * len(others)
 
 
+TESTS = "assert {0}([3, 8, 5]) == [8]\nassert {0}([11, 2, 7, 4]) == [2, 4]\nassert {0}([]) == []"
+
+
+def task(number, text, tests):
+    return Item("code", number, text, entry_point="find_evens", solution="def find_evens(x): ...", tests=tests)
+
+
+def test_a_task_in_other_words_is_found_by_its_checked_examples_whatever_the_function_is_called():
+    items = [task(0, "Write a function to find the even elements.", TESTS.format("find_evens")),
+             task(1, "Write a function to find the primes.", "assert primes([2, 4, 9]) == [2]")]  # fmt: skip
+    texts = [
+        "Which entries leave no rest when halved?\n" + TESTS.format("solve"),
+        "Which entries are above their mean?\nassert solve([3, 8, 5]) == [8]\nassert solve([9, 9]) == []",
+    ]
+    index, [copy, other] = find(texts, items, embedded=True)
+    assert (copy.verdict, index.items[copy.item].index) == ("contaminated", 0) and other.verdict != "contaminated"
+
+
+def test_examples_that_many_items_hold_show_nothing():
+    tests = "assert {}('ab') == 'Found a match!'\nassert {}('xy') == 'Not matched!'"
+    items = [task(number, f"Match an a and {number} b's.", tests.format("f", "f")) for number in range(6)]
+    assert find(["Find zebras.\n" + tests.format("g", "g")], items, embedded=True)[1][0].verdict == "clean"
+    assert find(["Find zebras.\n" + tests.format("g", "g")], items[:1], embedded=True)[1][0].verdict == "contaminated"
+
+
 def test_a_benchmark_that_changes_within_one_process_is_read_again(make_house):
     house = make_house(
         curate={

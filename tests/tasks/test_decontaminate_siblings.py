@@ -24,6 +24,20 @@ def test_opposites_count_only_where_each_text_has_one_side():
     assert not opposed("the largest element", "the greatest element")
 
 
+def test_what_one_text_denies_and_the_other_asks_for_is_an_opposite():
+    assert opposed("the sum of non-repeated elements, which are not repeated", "the sum of repeated elements")
+    assert not opposed("the non-negative ones", "all non negative ones")
+
+
+def test_a_side_of_an_opposite_that_one_text_uses_more_often_makes_siblings():
+    facts = "In a right triangle we have $\\sin A = 2\\cos A$. What is "
+    assert sibling(facts + "$\\cos A$?", facts + "its third angle?") and not sibling(facts + "it?", facts + "it?")
+
+
+def test_signs_for_an_order_count_as_one_however_they_are_written():
+    assert not sibling("for 0 <= x <= 9 and y = 1", r"for 0 \le x \le 9 and y = 1")
+
+
 def test_a_letter_number_or_sign_that_one_text_uses_more_often_makes_siblings():
     assert sibling(FIND + "$B$.", FIND + "$A-B$.") and sibling(FIND + "$A-B$.", FIND + "$B$.")
     assert not sibling("Please solve this at once. " + FIND + "$B$. Show each step, A to Z.", FIND + "$B$.")
@@ -61,10 +75,32 @@ def test_a_benchmark_whose_own_items_are_alike_asks_for_a_higher_score():
             "Which stop is used most?", "How many people ride them?", "What does a ticket cost?",
             "Who drives them at night?", "When does the last one leave?", "How old are they on average?")  # fmt: skip
     items = [Item("m", 0, f"{town} has 30 trams, 31 lines and 32 stops. {end}") for town in towns for end in ends]
-    text = "In Bern 31 stops lie on 30 trams' lines. How many of them stand still at noon, when there are 32 stops?"
+    text = "Bern has 30 trams, 31 lines and 32 stops. What number of trams stands still in the middle of the day?"
     vectors = embed([normalise(text)], EmbeddingSettings())
     verdicts = []
     for some in (items, items[:50]):
         index = Benchmarks(some, DecontaminateSettings(), EmbeddingSettings())
         verdicts.append(index.check([text], vectors)[0].verdict)
     assert verdicts == ["suspect", "contaminated"]
+
+
+def test_texts_that_are_written_alike_need_a_higher_score_than_reworded_ones(shared):
+    items = load_items([Benchmark(name="m", path="math_test.json", question="problem", answer="solution")], shared)
+    texts = {131: "Two numbers $x$ and $y$ satisfy $4x + 3y = -2$ together with $2x - 3y = 8$. Determine $xy$.",
+             484: "Suppose that $3a = 3 - 2b$ and that $5a = 5 - 4b$. Determine the value of $6b$.",
+             3528: "Multiply together all primes less than 100. What remainder is left on division by 16?",
+             4335: "A combination lock has four wheels with the digits 0 to 9. In how many ways can it be set so that "
+                   "no digit occurs twice?"}  # fmt: skip
+    chosen = [item for item in items if item.index in texts or item.index % 20 == 0]
+    index = Benchmarks(chosen, DecontaminateSettings(), EmbeddingSettings())
+    vectors = embed([normalise(text) for text in texts.values()], EmbeddingSettings())
+    right = [items[number].answer for number in texts]
+    for answers, verdict in ((right, "contaminated"), (["-1234567.5"] * len(texts), "not contaminated")):
+        found = index.check(list(texts.values()), vectors, answers)
+        sure = [one.verdict == "contaminated" and index.items[one.item].index == number
+                for one, number in zip(found, texts, strict=True)]  # fmt: skip
+        assert all(sure) if verdict == "contaminated" else not any(sure)
+    siblings = [item.text for item in items if item.index in (2572, 2293, 2322)]
+    family = Benchmarks([item for item in items if item.index == 2293], DecontaminateSettings(), EmbeddingSettings())
+    found = family.check(siblings, embed([normalise(text) for text in siblings], EmbeddingSettings()))
+    assert sorted(one.verdict for one in found) == ["contaminated", "suspect", "suspect"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tasks.decontaminate_code import asks_for_code, checked_examples, example_values, name_parts, prose
-from tasks.decontaminate_nearest import ItemMatrix
-from tasks.decontaminate_ngrams import covered
-from tasks.decontaminate_signals import answer_key, formulas, has_formulas, same_formulas
+from tasks.decontaminate_formulas import OTHER_NUMBER, answer_key, formulas, has_formulas, same_formulas, unlike
+from tasks.decontaminate_nearest import NEXT, ItemMatrix, around
+from tasks.decontaminate_ngrams import covered, covered_share, run_set
 from tasks.decontaminate_text import read_terms
 
 
@@ -88,4 +88,31 @@ def test_checked_examples_are_known_whatever_the_function_is_called_and_however_
 
 
 def test_a_call_that_is_not_checked_is_no_example() -> None:
-    assert checked_examples("print(find_it([1, 2]) == 3)\nfind_it(4) == 5") == frozenset()
+    assert checked_examples("print(find_it([1, 2]) == 3)\nfind_it(4)\nif find_it(5): == 6") == frozenset()
+
+
+def test_examples_in_docstrings_are_read_in_the_forms_that_they_come_in() -> None:
+    forms = (">>> odd([1, 2])\n    [1]", "odd([1,2]) ➞ [1]", "odd([1, 2]) == [1]", "odd([1, 2]) returns [1].",
+             "assert candidate([1, 2]) == [1]", "odd([1, 2]) should return [1]", "  odd([1, 2]) => [1]")  # fmt: skip
+    assert {checked_examples(f"Do it.\n    {form}\n") for form in forms} == {frozenset({"[1,2]→[1]"})}
+    assert checked_examples("f(x) is an even function\n") == {"x→anevenfunction"}  # prose may be read as an example
+    assert checked_examples(">>> odd(3)\n>>> odd(4)\nTrue") == {"4→true"}
+
+
+def test_two_numbers_differ_more_surely_than_two_ways_to_write_an_answer() -> None:
+    assert unlike("12", "13.5") == OTHER_NUMBER < unlike("x=9", "9") == unlike("\\frac12", "0.5") == -1.0
+    assert answer_key("1234567") != answer_key("1234568")  # six digits are not enough
+
+
+def test_the_share_that_is_written_alike_counts_runs_that_many_texts_have() -> None:
+    one, other = (read_terms([text]).of(0) for text in ("what is the sum of the first ten odd primes",
+                                                        "what is the sum of the squares of them"))  # fmt: skip
+    assert covered_share(one, run_set(other)) == pytest.approx(0.6)
+    assert covered_share(one, run_set(one)) == 1.0 and covered_share(one[:3], run_set(one[:3])) == 0.0
+
+
+def test_what_is_around_a_question_leaves_out_the_nearest_and_fills_up_with_the_floor() -> None:
+    question = np.array([0] * 12 + [2])
+    cosine = np.array([0.99, 0.9, *[0.7] * 10, 0.8])
+    assert around(question, cosine, 3, 1, 0.5) == pytest.approx([0.72, 0.5, 0.5])
+    assert around(question, cosine, 3, 2, 0.5) == pytest.approx([0.7, 0.5, 0.5]) and NEXT == 10
