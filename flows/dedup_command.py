@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -23,15 +25,14 @@ from flows.kept_rows import (
 )
 from flows.progress import Bars
 from tasks.dedup import ClusterSettings, DedupSettings, Rules
-from tasks.dedup_file import Dropped, FileDecision, dedup_file, evidence_json, messages_of
+from tasks.dedup_file import FileDecision, dedup_file, evidence_json
+from tasks.dedup_scan import Dropped, messages_of
 from tasks.embeddings import PACKAGED, EmbeddingSettings
 from tasks.findings import Example, Section, write_findings
 from tasks.lexical import LexicalSettings
 from tasks.question import BadRecord, question_text
 from tasks.sources import FileSource, Record, read_file
 
-EXAMPLES = 12
-"""Pairs of each rule on the page: half of them the least alike that were dropped."""
 MEANING = {
     "exact_duplicate": "The same text but for case, blanks and the last stop.",
     "near_duplicate": "Cosine of the embeddings at or above the threshold.",
@@ -85,18 +86,19 @@ def dedup(
         return read_file(file, source, file.parent)
 
     console = Console()
-    with Bars(console) as bars:
-        decision = dedup_file(records, columns, rules, embedding, bars)
-        write_kept(file, out, decision.kept(), records)
-    write_ledger(out, _ledger_rows(decision))
+    with tempfile.TemporaryDirectory(prefix="dedup-") as folder:
+        with Bars(console) as bars:
+            decision = dedup_file(records, columns, rules, embedding, Path(folder), bars)
+            write_kept(file, out, decision.kept(), records)
+        write_ledger(out, _ledger_rows(decision))
     _write_page(out, file, decision, rules, embedding, records, columns)
-    counts = Counter(one.rule for one in decision.dropped)
+    counts, unread = decision.counts(), decision.unread.counts.total()
     listed = ", ".join(f"{rule} {number:,}" for rule, number in counts.most_common()) or "nothing dropped"
-    console.print(f"{out}: {decision.rows - len(decision.dropped):,} of {decision.rows:,} rows stay ({listed})",
+    console.print(f"{out}: {decision.rows - counts.total():,} of {decision.rows:,} rows stay ({listed})",
                   highlight=False, soft_wrap=True)  # fmt: skip
-    unread = [one for one in decision.dropped if one.rule not in MEANING]
-    why = f"{unread[0].rule}: {unread[0].evidence.get('detail')}" if unread else ""
-    refuse_without_questions(file, decision.rows, len(unread), why)
+    first = min((some[0] for some in decision.unread.first.values()), key=lambda one: one.row, default=None)
+    why = f"{first.rule}: {first.evidence.get('detail')}" if first else ""
+    refuse_without_questions(file, decision.rows, unread, why)
     if decision.recall < 1:
         console.print(f"compared in clusters: recall {decision.recall:.4f} on a sample", highlight=False)
 
@@ -121,22 +123,18 @@ def _settings(threshold: float, near: bool, lexical: float | None, by: str, pref
 
 
 def _ledger_rows(decision: FileDecision) -> Iterator[dict[str, Any]]:
-    for one in decision.dropped:
+    for one in decision.dropped():
         yield {"row": one.row, "rule": one.rule, "value": one.value, "threshold": one.threshold,
                "evidence": evidence_json(one)}  # fmt: skip
 
 
 def _write_page(out: Path, file: Path, decision: FileDecision, rules: Rules, embedding: EmbeddingSettings,
-                records: Any, columns: dict[str, str]) -> None:  # fmt: skip
-    by_rule: dict[str, list[Dropped]] = {}
-    for one in decision.dropped:
-        by_rule.setdefault(one.rule, []).append(one)
-    shown = {rule: _examples(found) for rule, found in by_rule.items()}
-    wanted = {row for found in shown.values() for one in found for row in (one.row, one.evidence.get("like_row"))}
-    texts = {row: _text(record, columns) for row, record in enumerate(records()) if row in wanted}
+                records: Callable[[], Iterator[Record]], columns: dict[str, str]) -> None:  # fmt: skip
+    counts, shown = decision.counts(), decision.examples()
+    texts = _texts(decision.rows, [one for found in shown.values() for one in found], records, columns)
     sections = [
         Section(
-            f"{rule}: {len(by_rule[rule]):,}",
+            f"{rule}: {counts[rule]:,}",
             MEANING.get(rule, "The row holds no question that can be read."),
             examples=[_example(one, texts) for one in found],
         )
@@ -146,7 +144,7 @@ def _write_page(out: Path, file: Path, decision: FileDecision, rules: Rules, emb
         ("file", file.name),
         ("rows", f"{decision.rows:,}"),
         ("distinct texts", f"{decision.texts:,}"),
-        ("rows that stay", f"{decision.rows - len(decision.dropped):,}"),
+        ("rows that stay", f"{decision.rows - counts.total():,}"),
         ("clusters", rules.clusters.by),
         ("who stays", ", ".join(rules.clusters.prefer) + ", a hash of the text"),
     ]
@@ -162,12 +160,14 @@ def _write_page(out: Path, file: Path, decision: FileDecision, rules: Rules, emb
     write_findings(beside(out, "findings.html"), f"Duplicates in {file.name}", facts, sections)
 
 
-def _examples(found: list[Dropped]) -> list[Dropped]:
-    """The least alike ones, which are the ones to look at, and as many spread over the rest."""
-    ordered = sorted(found, key=lambda one: (one.value if one.value is not None else 0.0, one.row))
-    least, rest = ordered[: EXAMPLES // 2], ordered[EXAMPLES // 2 :]
-    step = max(1, len(rest) // (EXAMPLES - len(least)))
-    return least + rest[::step][: EXAMPLES - len(least)]
+def _texts(rows: int, shown: list[Dropped], records: Callable[[], Iterator[Record]],
+           columns: dict[str, str]) -> dict[int, str]:  # fmt: skip
+    """The texts of the rows that are shown, and of those that they are like."""
+    numbers = {row for one in shown for row in (one.row, one.evidence.get("like_row")) if row is not None}
+    wanted = np.zeros(rows, bool)
+    wanted[list(numbers)] = True
+    found = zip(np.flatnonzero(wanted).tolist(), compress(records(), wanted), strict=True)
+    return {row: _text(record, columns) for row, record in found}
 
 
 def _text(record: Record, columns: dict[str, str]) -> str:

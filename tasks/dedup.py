@@ -47,7 +47,7 @@ from tasks.pairs import Hashes, hex_column, read_pairs, text_column, text_hashes
 from tasks.settings import Settings
 from tasks.step import Context, Step, Work
 
-VERSION = "2"
+VERSION = "3"
 REFERENCES = ("ground_truth", "test_cases", "instruction_constraints")
 Preference = Literal["priority", "reference", "longest", "hardest"]
 PREFERENCES: tuple[Preference, ...] = ("priority", "reference", "longest", "hardest")
@@ -115,7 +115,7 @@ def dedup_step(rules: Rules, *, incumbents: bool, sources: Sequence[str], teache
         context.progress.expect(step.key, len(candidates.questions))
         links = _links(context.workspace, candidates, rules)
         prefer, by = rules.clusters.prefer, rules.clusters.by
-        decision = decide(candidates.questions, links, prefer, rules.heldout, by)
+        decision = decide(candidates.questions, links, prefer, rules.heldout, by, candidates.texts())
         for shard, rows in candidates.shards:
             if shard in transactions:
                 table = _table(candidates.questions, decision, rows, rules.thresholds())
@@ -136,6 +136,10 @@ class Candidates:
     text_hashes: Hashes | None
     """of the texts as the kept pairs name them"""
     shards: list[tuple[str, slice]]
+
+    def texts(self) -> npt.NDArray[np.int64] | None:
+        """A number for each question's text, the same for equal ones."""
+        return None if self.text_hashes is None else np.unique(self.text_hashes, return_inverse=True)[1]
 
 
 def _candidates(workspace: Workspace, step: Step, sources: Sequence[str], teachers: Sequence[str],

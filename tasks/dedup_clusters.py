@@ -100,8 +100,9 @@ def preference(questions: Questions, prefer: Sequence[str]) -> Ints:
 
 
 def decide(questions: Questions, links: Links, prefer: Sequence[str], heldout: float,
-           cluster: Literal["components", "representatives"] = "components") -> Decision:  # fmt: skip
-    """The fate of every question."""
+           cluster: Literal["components", "representatives"] = "components",
+           texts: Ints | None = None) -> Decision:  # fmt: skip
+    """The fate of every question; `texts` numbers their texts, where links name one question of a text for all."""
     count = len(questions)
     graph = coo_matrix((np.ones(len(links.left), np.int8), (links.left, links.right)), shape=(count, count))
     labels = connected_components(graph, directed=False)[1]
@@ -115,6 +116,7 @@ def decide(questions: Questions, links: Links, prefer: Sequence[str], heldout: f
     if cluster == "components":
         kept = keepers
     else:
+        links = _led(links, place, np.arange(count) if texts is None else texts)
         kept, linked, similarity, rule = _representatives(links, place, barred, keepers, linked, similarity, rule)
     stays = kept == np.arange(count)
     rule = np.where(stays, 0, rule)
@@ -149,6 +151,36 @@ def _nearest(count: int, links: Links) -> tuple[Ints, npt.NDArray[np.float32], I
     similarity, rule = np.zeros(count, np.float32), np.zeros(count, np.int8)
     linked[row], similarity[row], rule[row] = other[best], links.similarity[number[best]], links.rule[number[best]]
     return linked, similarity, rule
+
+
+def _led(links: Links, place: Ints, texts: Ints) -> Links:
+    """Links by the most preferred question of each text in place of those that name another of it.
+
+    Of equal texts only links with one of them are given: without this, others than that one would stay side by side.
+    """
+    exact = links.rule == EXACT
+    equal = coo_matrix((np.ones(int(exact.sum()), np.int8), (links.left[exact], links.right[exact])),
+                       shape=(len(place), len(place)))  # fmt: skip
+    classes = connected_components(equal, directed=False)[1]
+    left, right = (np.where(exact, _best(classes, place)[side], _best(texts, place)[side])
+                   for side in (links.left, links.right))  # fmt: skip
+    same = left == right
+    led = [Links(left[~same], right[~same], links.similarity[~same], links.rule[~same])]
+    for side in (links.left[same], links.right[same]):
+        other = side != left[same]
+        led.append(Links(left[same][other], side[other], links.similarity[same][other], links.rule[same][other]))
+    joined = join_links(led)
+    first = np.argsort(joined.rule, kind="stable")
+    return Links(*(getattr(joined, name)[first] for name in ("left", "right", "similarity", "rule")))
+
+
+def _best(classes: Ints, place: Ints) -> Ints:
+    """For each question the most preferred one of its class."""
+    order = np.lexsort((place, classes))
+    _, first, group = np.unique(classes[order], return_index=True, return_inverse=True)
+    best = np.empty(len(place), np.int64)
+    best[order] = order[first][group]
+    return best
 
 
 def _representatives(links: Links, place: Ints, barred: Bools, keepers: Ints, linked: Ints,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def lexical_step(settings: LexicalSettings) -> Step:
             rows = np.sort(np.unique(codes, return_index=True)[1])  # each text once, in the order of the questions
             context.progress.expect(step.key, len(rows))
             scratch = context.workspace.scratch()
-            found = find_lexical_pairs(_texts_at(context.workspace, rows), settings, scratch=scratch)
+            found = find_lexical_pairs(_texts_at(context.workspace, rows, len(codes)), settings, scratch=scratch)
             scratch.rmdir()
             texts = codes[rows]
             left, right = texts[found.left], texts[found.right]
@@ -243,18 +244,20 @@ def lexical_step(settings: LexicalSettings) -> Step:
     return Step("lexical", "curate", "one", VERSION, settings.as_json(), ("ingest",), run, exclusive=True)
 
 
-def _questions(workspace: Workspace) -> Iterator[str]:
+def _questions(workspace: Workspace) -> Iterator[list[str]]:
+    """The texts of each shard's questions."""
     for shard in workspace.shards:
         rows: Any = workspace.read("ingest", shard, "questions", ["messages"])
-        for messages in rows.column("messages").to_pylist():
-            yield embedded_text(messages)
+        yield [embedded_text(messages) for messages in rows.column("messages").to_pylist()]
 
 
 def text_hashes(workspace: Workspace) -> Hashes:
-    """The hash of each question's text, by question_id."""
-    return np.array([hash_text(text) for text in _questions(workspace)], "S32")
+    """The hash of each question's text, by question_id; memory holds the texts of one shard."""
+    pieces = [np.array([hash_text(text) for text in texts], "S32") for texts in _questions(workspace)]
+    return np.concatenate([np.zeros(0, "S32"), *pieces])
 
 
-def _texts_at(workspace: Workspace, rows: npt.NDArray[np.int64]) -> Iterator[str]:
-    wanted = set(rows.tolist())
-    return (text for number, text in enumerate(_questions(workspace)) if number in wanted)
+def _texts_at(workspace: Workspace, rows: npt.NDArray[np.int64], count: int) -> Iterator[str]:
+    wanted = np.zeros(count, bool)
+    wanted[rows] = True
+    return compress(chain.from_iterable(_questions(workspace)), wanted)

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 
 from tasks.similarity_copies import Copies
+from tasks.similarity_crowd import Crowd, crowd_of_tile
+from tasks.similarity_exact import nothing_for_nan, rounded_cosines
 from tasks.similarity_forest import Cosines, Ints, PairCollector, Pairs, pair_budget
 from tasks.similarity_sketch import Sketch, choose_basis, low_precision_pays, make_sketch, widened
 
@@ -31,7 +33,6 @@ BLOCK = 2048
 GPU_BLOCK = 16_384
 DENSE = 0.02
 """Share of a tile's pairs from which one product of the whole vectors is cheaper than pair by pair."""
-GATHER = 8192
 LOWEST_FOR_BF16 = 0.2
 """Below, a bf16 product's cut could fall to zero, where almost everything passes."""
 
@@ -68,32 +69,33 @@ def similar_pairs(
         copies = Copies(vectors, rows)
         copies.add_to(collector)
         join = _Join(vectors, threshold, device or best_device(), low_precision, copies.skip)
-        for tile, hits in join.search(rows, whole=new is None, advance=advance):
-            if hits is None:
-                copies.add_block(collector, tile.numbers(), tile.column_numbers(), *join.compare_whole(tile, new))
-            else:
+
+        def crowd(tile: _Tile) -> Crowd | None:
+            """What the tile has for the forest; None where there is none yet."""
+            reach = collector.reach
+            if reach is None:
+                return None
+            sides, once = (tile.numbers(), tile.column_numbers()), tile.once(new)
+            return crowd_of_tile(vectors, *sides, np.float32(threshold), once=once, skip=copies.skip,
+                                 sizes=copies.sizes, reach=reach)  # fmt: skip
+
+        for tile, hits in join.search(rows, whole=new is None, crowd=crowd, advance=advance):
+            if isinstance(hits, Crowd):
+                _add_crowd(collector, hits)
+            elif hits is not None:
                 copies.expand_into(collector, *join.check(*hits, new))
+            else:
+                for piece in tile.pieces():
+                    if join.large and (found := crowd(piece)) is not None:
+                        _add_crowd(collector, found)
+                    else:
+                        sides = piece.numbers(), piece.column_numbers()
+                        copies.add_block(collector, *sides, *join.compare_whole(piece, new))
     return collector.result()
 
 
-def exact_cosines(vectors: Vectors, left: Ints, right: Ints) -> npt.NDArray[np.float64]:
-    """Cosines of pairs of rows, from float64; 0 where a row is zero or not finite."""
-    found = np.zeros(len(left))
-    for start in range(0, len(left), GATHER):
-        piece = slice(start, start + GATHER)
-        found[piece] = _cosines(widened(vectors[left[piece]]), widened(vectors[right[piece]]))
-    return found
-
-
-def _cosines(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        squares = np.einsum("ij,ij->i", one, one) * np.einsum("ij,ij->i", other, other)
-        values = np.einsum("ij,ij->i", one, other) / np.sqrt(squares)
-    return _nothing_for_nan(values)
-
-
-def _nothing_for_nan(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(np.isfinite(values), values, 0.0)
+def _add_crowd(collector: PairCollector, crowd: Crowd) -> None:
+    collector.add(crowd.left, crowd.right, crowd.cosine, found=crowd.found, thinned=True)
 
 
 Found = tuple[Ints, Ints, Cosines]
@@ -117,6 +119,25 @@ class _Tile:
     def column_numbers(self) -> Ints:
         return np.arange(self.columns.start, self.columns.stop)
 
+    def once(self, new: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+        """Which pairs of the tile to take, shape (rows, columns); None: all."""
+        rows, columns = self.numbers(), self.column_numbers()
+        if rows[-1] < columns[0]:
+            return None
+        return _once(rows[:, None], columns[None, :], new)
+
+    def pieces(self) -> Iterator[_Tile]:
+        """The tile in parts of BLOCK on both sides, which memory has room for in float64."""
+        height = len(self.numbers())
+        for top in range(0, height, BLOCK):
+            bottom = min(top + BLOCK, height)
+            if isinstance(self.rows, np.ndarray):
+                rows: Any = self.rows[top:bottom]
+            else:
+                rows = slice(self.rows.start + top, self.rows.start + bottom)
+            for start in range(self.columns.start, self.columns.stop, BLOCK):
+                yield _Tile(rows, slice(start, min(start + BLOCK, self.columns.stop)), 0)
+
 
 class _Join:
     def __init__(self, vectors: Vectors, threshold: float, device: torch.device, low_precision: bool | None,
@@ -125,13 +146,19 @@ class _Join:
         low = low_precision if low_precision is not None else low_precision_pays(device)
         basis = choose_basis(vectors, threshold, low and threshold >= LOWEST_FOR_BF16)
         self._sketch: Sketch = make_sketch(vectors, basis, device, skip)
-        self._block = BLOCK if device.type == "cpu" else GPU_BLOCK
+        self.large = device.type != "cpu"
+        """Tiles are larger than BLOCK, and crowds among them are looked at in pieces."""
+        self._block = GPU_BLOCK if self.large else BLOCK
         self._room = threading.local()
 
-    def search(self, rows: Ints, *, whole: bool, advance: Progress) -> Iterator[tuple[_Tile, Hits | None]]:
-        """Each tile with what survived in it, in the same order whatever the number of threads."""
+    def search(self, rows: Ints, *, whole: bool, crowd: Callable[[_Tile], Crowd | None],
+               advance: Progress) -> Iterator[tuple[_Tile, Hits | Crowd | None]]:  # fmt: skip
+        """Each tile with what survived in it, in the same order whatever the number of threads.
+
+        Where that is too much: what `crowd` says of it, or None.
+        """
         done = 0
-        for tile, hits in self._in_order(self._tiles(rows, whole=whole)):
+        for tile, hits in self._in_order(self._tiles(rows, whole=whole), crowd):
             yield tile, hits
             if tile.last_of_rows:
                 advance(tile.last_of_rows - done)
@@ -146,17 +173,23 @@ class _Join:
                 last = start + self._block >= count
                 yield _Tile(side, slice(start, min(start + self._block, count)), bottom if last else 0)
 
-    def _in_order(self, tiles: Iterator[_Tile]) -> Iterator[tuple[_Tile, Hits | None]]:
+    def _in_order(self, tiles: Iterator[_Tile],
+                  crowd: Callable[[_Tile], Crowd | None]) -> Iterator[tuple[_Tile, Hits | Crowd | None]]:  # fmt: skip
         if self._device.type != "cpu":
             with _full_precision_sums():
                 for tile in tiles:
                     yield tile, self._survivors(tile)
             return
         workers = min(torch.get_num_threads(), os.cpu_count() or 1)
+
+        def look(tile: _Tile) -> Hits | Crowd | None:
+            hits = self._survivors(tile)
+            return crowd(tile) if hits is None else hits
+
         with _one_thread_each(workers) as pool:
-            waiting: deque[tuple[_Tile, Future[Hits | None]]] = deque()
+            waiting: deque[tuple[_Tile, Future[Hits | Crowd | None]]] = deque()
             for tile in tiles:
-                waiting.append((tile, pool.submit(self._survivors, tile)))
+                waiting.append((tile, pool.submit(look, tile)))
                 if len(waiting) > 2 * workers:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -188,7 +221,7 @@ class _Join:
         """Of the survivors, each pair once, those that are pairs."""
         once = _once(left, right, new)
         left, right = np.minimum(left[once], right[once]), np.maximum(left[once], right[once])
-        values = np.minimum(exact_cosines(self._vectors, left, right), 1.0).astype(np.float32)
+        values = rounded_cosines(self._vectors, left, right)
         good = values >= self._threshold
         return left[good], right[good], values[good]
 
@@ -198,7 +231,7 @@ class _Join:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             values = one @ other.T
             values /= np.sqrt(np.einsum("ij,ij->i", one, one)[:, None] * np.einsum("ij,ij->i", other, other)[None, :])
-        cosines = np.minimum(_nothing_for_nan(values), 1.0).astype(np.float32)
+        cosines = np.minimum(nothing_for_nan(values), 1.0).astype(np.float32)
         rows, columns = tile.numbers()[:, None], tile.column_numbers()[None, :]
         return cosines, (cosines >= self._threshold) & _once(rows, columns, new)
 

@@ -20,8 +20,9 @@ class Copies:
         """rows that another stands for"""
         grouped = np.argsort(leader, kind="stable")
         self._members: Ints = grouped
-        self._sizes: Ints = np.bincount(leader, minlength=len(vectors))
-        self._starts: Ints = np.cumsum(self._sizes) - self._sizes
+        self.sizes: Ints = np.bincount(leader, minlength=len(vectors))
+        """how many rows are equal to this one, if it stands for them; else 0"""
+        self._starts: Ints = np.cumsum(self.sizes) - self.sizes
         self._leader = leader
 
     def add_to(self, collector: PairCollector) -> None:
@@ -29,7 +30,7 @@ class Copies:
         copies = np.flatnonzero(self.skip)
         if not len(copies):
             return
-        sizes = self._sizes
+        sizes = self.sizes
         pairs = int((sizes * (sizes - 1) // 2).sum())
         if collector.fits(pairs):
             place = np.empty(len(self._leader), np.int64)
@@ -44,13 +45,13 @@ class Copies:
 
     def expand_into(self, collector: PairCollector, left: Ints, right: Ints, cosine: Cosines) -> None:
         """Pairs of first rows, as pairs of all their copies; where they are too many, as they are."""
-        each = self._sizes[left] * self._sizes[right]
+        each = self.sizes[left] * self.sizes[right]
         pairs = int(each.sum())
         if pairs == len(left):
             collector.add(left, right, cosine)
         elif collector.fits(pairs):
             number = _count_up(each)
-            width = np.repeat(self._sizes[right], each)
+            width = np.repeat(self.sizes[right], each)
             one = self._members[np.repeat(self._starts[left], each) + number // width]
             other = self._members[np.repeat(self._starts[right], each) + number % width]
             collector.add(np.minimum(one, other), np.maximum(one, other), np.repeat(cosine, each))
@@ -65,7 +66,7 @@ class Copies:
             row, column = np.nonzero(wanted)
             self.expand_into(collector, *_sorted_ends(rows[row], columns[column]), cosines[row, column])
             return
-        pairs = int(self._sizes[rows] @ (wanted @ self._sizes[columns].astype(np.float32)).astype(np.int64))
+        pairs = int(self.sizes[rows] @ (wanted @ self.sizes[columns].astype(np.float64)).astype(np.int64))
         collector.add_tile(cosines, rows, columns, wanted, pairs)
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
 Ints = npt.NDArray[np.int64]
 Cosines = npt.NDArray[np.float32]
 LEVELS = 16
 AT_ONCE = 16
 """Pairs of a tile for each of its rows and columns that are taken before the rest is looked at again."""
+NEWS = 4
+"""Pairs for each row that come to a forest before it is made anew, so that it implies more."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Pairs:
     """only a maximum spanning forest is listed"""
 
 
+@dataclass(frozen=True)
+class Reach:
+    """What a forest implies: pairs inside a component that are less similar than the cuts of both rows."""
+
+    component: npt.NDArray[np.int32]
+    cut: Cosines
+    """the least similar edge on the way from a row to the hub of its component; infinite for the hub"""
+    alone: npt.NDArray[np.bool_]
+    """rows without an edge"""
+
+
 def pair_budget(rows: int) -> int:
     """Most pairs that are all kept: 32 a row, at least two million; 20 bytes each in memory."""
     return max(2_000_000, 32 * rows)
@@ -45,10 +58,12 @@ class PairCollector:
     def __init__(self, rows: int, budget: int) -> None:
         self._rows, self._budget = rows, budget
         self._pieces: list[tuple[Ints, Ints, Cosines]] = []
-        self._held = self.found = 0
+        self._held = self._forest = self.found = 0
         self.thinned = False
         self._levels: Cosines = np.zeros(0, np.float32)
         self._labels: list[npt.NDArray[np.int32]] = []
+        self.reach: Reach | None = None
+        """What the forest implied when it was last made; None before the first"""
 
     def add(self, left: Ints, right: Ints, cosine: Cosines, *, found: int | None = None, thinned: bool = False) -> None:
         """`found` and `thinned` are of pairs that an earlier join kept."""
@@ -61,7 +76,7 @@ class PairCollector:
             self._pieces.append((left, right, cosine))
             self._held += len(left)
         self.thinned |= self.found > self._budget
-        if self._held > self._budget:
+        if self._held > self._budget or (self.reach and self._held - self._forest > NEWS * self._rows):
             self._thin()
 
     def fits(self, pairs: int) -> bool:
@@ -117,11 +132,13 @@ class PairCollector:
         left, right, cosine = self._joined()
         kept = spanning_forest(self._rows, left, right, cosine)
         left, right, cosine = left[kept], right[kept], cosine[kept]
-        self._pieces, self._held = [(left, right, cosine)], len(kept)
+        self._pieces = [(left, right, cosine)]
+        self._held = self._forest = len(kept)
         self._levels = np.unique(np.quantile(cosine, np.linspace(0, 1, LEVELS), method="lower")).astype(np.float32)
         self._labels = [
             _labels(self._rows, left[cosine >= level], right[cosine >= level]) for level in self._levels
         ]  # fmt: skip
+        self.reach = reach_of(self._rows, left, right, cosine)
 
     def _implied(self, left: Ints, right: Ints, cosine: Cosines) -> npt.NDArray[np.bool_]:
         """Pairs whose ends the forest connects by more similar pairs: they would close a cycle as its least.
@@ -134,6 +151,27 @@ class PairCollector:
             here = above == number
             implied[here] = labels[left[here]] == labels[right[here]]
         return implied
+
+
+def reach_of(rows: int, left: Ints, right: Ints, cosine: Cosines) -> Reach:
+    """What the edges of a forest imply; the hub of a component is its row with the most edges."""
+    ends = np.concatenate([left, right])
+    component = _labels(rows, left, right)
+    by_edges = np.argsort(np.bincount(ends, minlength=rows), kind="stable")
+    hubs = np.zeros(int(component.max(initial=-1)) + 1, np.int64)
+    hubs[component[by_edges]] = by_edges  # the last one counts
+    top = np.full(len(hubs), rows)  # a row above all hubs, so that one search goes through all trees
+    ones = np.ones(len(left) + len(hubs), np.int8)
+    tree = coo_matrix((ones, (np.concatenate([left, top]), np.concatenate([right, hubs]))), shape=(rows + 1, rows + 1))
+    above = breadth_first_order(tree.tocsr(), rows, directed=False)[1].astype(np.int64)
+    above[rows] = rows
+    cut = np.full(rows + 1, np.inf, np.float32)
+    below = np.where(above[left] == right, left, right)  # of each edge, the end that is farther from the hub
+    cut[below] = cosine
+    while (above != rows).any():  # twice as many edges of the way to the hub each time
+        cut = np.minimum(cut, cut[above])
+        above = above[above]
+    return Reach(component, cut[:rows], np.bincount(ends, minlength=rows) == 0)
 
 
 def spanning_forest(rows: int, left: Ints, right: Ints, cosine: Cosines) -> Ints:

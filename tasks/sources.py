@@ -31,6 +31,7 @@ from tasks.errors import UnreadableSource
 from tasks.layouts import Layout
 from tasks.question import BadRecord
 from tasks.settings import Settings
+from tasks.sources_hub import hub_rows
 
 Category = Literal["math", "code", "science", "instruction", "chat", "other"]
 MAX_LINE_BYTES = 64 << 20
@@ -81,6 +82,8 @@ class HuggingFaceSource(SourceBase):
     split: str = "train"
     revision: str | None = None
     """Commit or tag on the hub; without one the data may change under you."""
+    files: tuple[str, ...] = ()
+    """Patterns of the files to read, such as data/*.jsonl; for a set with a loading script, which isn't run."""
     layout: Layout | None = None
     """Records as a published data set has them; `columns` then maps what is left."""
 
@@ -313,22 +316,34 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRecord]:
 
 
 def _read_hub(source: HuggingFaceSource, base: Path) -> Iterator[Record]:
-    import datasets  # slow to import, needed only here
-
-    folder = base / source.path
-    name = str(folder) if folder.is_dir() else source.path
     try:
-        if any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json")):  # written by save_to_disk
-            stored = datasets.load_from_disk(name)
-            rows = stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
-        else:
-            rows = datasets.load_dataset(
-                name, source.config, split=source.split, revision=source.revision, streaming=True
-            )
+        rows = _folder_rows(source, base / source.path) if (base / source.path).is_dir() else _hub_rows(source)
         for number, value in enumerate(rows, 1):
             yield Record(f"{source.name}:{source.split}:{number}", value)
+    except UnreadableSource as fault:
+        raise UnreadableSource(f"source {source.name}: {fault}") from fault
+
+
+def _hub_rows(source: HuggingFaceSource) -> Iterator[dict[str, Any]]:
+    return hub_rows(source.path, source.config, source.split, source.revision, files=source.files, limit=source.limit)
+
+
+def _folder_rows(source: HuggingFaceSource, folder: Path) -> Iterator[dict[str, Any]]:
+    """A data set on disk, as files or as `save_to_disk` writes it."""
+    import datasets  # slow to import, needed only here
+
+    try:
+        if any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json")):  # written by save_to_disk
+            stored = datasets.load_from_disk(str(folder))
+            yield from stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
+        else:
+            files = {source.split: list(source.files)} if source.files else None
+            yield from datasets.load_dataset(str(folder), source.config, data_files=files, split=source.split,
+                                             streaming=True)  # fmt: skip
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as fault:
-        raise UnreadableSource(f"source {source.name}: data set {name} can't be loaded: {fault}") from fault
+        raise UnreadableSource(
+            f"data set {folder} can't be loaded: {fault}; check `path`, `config` and `split`"
+        ) from fault
 
 
 def _generate(source: GeneratorSource) -> Iterator[Record]:

@@ -49,9 +49,9 @@ def links_of(links):
     return Links(np.array(left, int), np.array(right, int), np.array(value, np.float32), np.array(rule, int))
 
 
-def decided(candidates, *links, heldout=0.0, prefer=PREFERENCES, by="components"):
+def decided(candidates, *links, heldout=0.0, prefer=PREFERENCES, by="components", texts=None):
     """What became of each, by its name."""
-    found = decide(questions_of(candidates), links_of(links), prefer, heldout, by)
+    found = decide(questions_of(candidates), links_of(links), prefer, heldout, by, texts)
     names = [one["name"] for one in candidates]
     return {
         name: {
@@ -99,6 +99,24 @@ def test_representatives_drop_only_what_is_like_one_that_stays():
         ("b", "b", 0.97),
     ]
     assert staying(decided(members, *links)) == {"b"}
+
+
+def test_of_equal_texts_one_representative_stays_whichever_is_preferred():
+    """Links of equal texts are all with the first of them, here a; b has priority."""
+    members = [candidate("a", 1), candidate("b", 0), candidate("c", 1), candidate("d", 2)]
+    rows = decided(members, (0, 1, 1.0, EXACT), (0, 2, 1.0, EXACT), by="representatives")
+    assert staying(rows) == {"b", "d"} and rows["c"]["linked"] == "b"
+    assert [rows[one]["rule"] for one in "ac"] == ["exact_duplicate"] * 2
+
+
+def test_what_is_like_a_text_is_like_the_question_that_stays_for_that_text():
+    """a, b and c have one text, and d is linked with a for all of them."""
+    members = [candidate("a", 1), candidate("b", 0), candidate("c", 1), candidate("d", 2)]
+    links = [(0, 1, 1.0, NEAR), (0, 2, 1.0, NEAR), (0, 3, 0.96, NEAR)]
+    rows = decided(members, *links, by="representatives", texts=np.array([5, 5, 5, 7]))
+    assert staying(rows) == {"b"} and {row["linked"] for name, row in rows.items() if name != "b"} == {"b"}
+    assert rows["d"]["similarity"] == 0.96
+    assert staying(decided(members, *links, by="components")) == {"b"}
 
 
 def test_representatives_of_random_links_are_independent_and_cover_all():

@@ -13,7 +13,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from tasks import similarity, similarity_forest, similarity_sketch
-from tasks.similarity import exact_cosines, scan, scan_tensor, similar_pairs
+from tasks.similarity import scan, scan_tensor, similar_pairs
+from tasks.similarity_exact import exact_cosines
 from tasks.similarity_forest import PairCollector, spanning_forest
 from tasks.similarity_sketch import choose_basis, make_sketch, unit_rows
 
