@@ -5,14 +5,17 @@ The judgements are those of `TraceVerifier`, in the order of the subjects, whate
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from types import TracebackType
 from typing import Self
 
+from tasks.errors import StageError
 from tasks.verifiers.bench import Subject
 from tasks.verifiers.settings import TraceSettings
 from tasks.verifiers.trace import TraceVerifier
@@ -21,6 +24,9 @@ from tasks.verifiers.verdict import Judgement
 LITTLE_CHARS = 2_000_000
 """0.1 s of checking; a process takes longer to start"""
 PIECE_CHARS = 500_000
+ATTEMPTS = 3
+
+log = logging.getLogger(__name__)
 
 
 class TracePool:
@@ -34,9 +40,17 @@ class TracePool:
         """One judgement a subject, in the same order."""
         if self._workers == 1 or sum(map(_chars, subjects)) < LITTLE_CHARS:
             return self._verifier.judge(subjects)
-        if self._pool is None:  # a fork would copy the locks of threads that run here
-            self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), _end_with_parent)
-        return [one for piece in self._pool.map(self._verifier.judge, _pieces(subjects)) for one in piece]
+        for _ in range(ATTEMPTS):
+            if self._pool is None:  # a fork would copy the locks of threads that run here
+                self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), _end_with_parent)
+            try:
+                return [one for piece in self._pool.map(self._verifier.judge, _pieces(subjects)) for one in piece]
+            except BrokenProcessPool:
+                log.warning("a process that checks traces was killed; the batch is checked again")
+                self._pool.shutdown(cancel_futures=True)
+                self._pool = None
+        raise StageError(f"the processes that check traces were killed {ATTEMPTS} times in a row; the kernel does that "
+                         "when memory runs out: see what else takes it, then run again")  # fmt: skip
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,14 @@
 
 Proves: whichever of worker and parent is killed, frozen or cancelled in the middle, each (question, sample) ends with
 exactly one row, what was asked twice is no more than what was in flight, and the time lost is told. A frozen worker
-whose range was given to another changes nothing when it wakes. Not covered: machines without a common file system.
+whose range was given to another changes nothing when it wakes. Later rounds (`until`) are made by workers, one of which
+is killed in a round; and a budget that workers share is kept when one is killed. Not covered: machines without a common
+file system.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections import Counter
@@ -17,6 +20,10 @@ import yaml
 
 from flows.doctor import _gpu_workers
 from storage.lease import Leases
+from tasks.grade_settings import GradeSettings
+from tasks.rounds import fate, rule
+from tasks.teachers.settings import OpenAITeacherSettings
+from tests.faults import bad_server
 from tests.faults.bad_server import BadServer, tokens
 from tests.faults.worker_pool import Pool, wait_until
 
@@ -53,9 +60,9 @@ def start(pool, house, *more):
     return pool.run(house.base / "recipe.yaml", house.root, "--until", "generate", *more)
 
 
-def held(house):
+def held(house, step="generate.t"):
     """The terms that workers hold now."""
-    leases = Leases(house.root, "generate.t")
+    leases = Leases(house.root, step)
     newest = [leases.newest(name) for name in leases.names()]
     return [one for one in newest if one and one.state == "held"]
 
@@ -156,6 +163,104 @@ def test_a_frozen_worker_changes_nothing_when_it_wakes(pool, house, server):
     assert sum(server.asked.values()) - asked <= 2 * CONCURRENCY
     newest = Leases(house.root, "generate.t").newest(term.range)
     assert newest.term > term.term and newest.holder != term.holder and newest.state == "done"
+
+
+def test_a_budget_is_kept_by_two_workers_of_which_one_is_killed(pool, house, server):
+    """200 of 320 requests; what the dead worker spent counts, and its rest is spent by another."""
+    house.recipe["teachers"][0]["budget"] = {"requests": 200}
+    (house.base / "recipe.yaml").write_text(yaml.safe_dump(house.recipe))
+    pool.have_workers(2)
+    enough = server.when_delivered(60)
+    parent = start(pool, house)
+    assert enough.wait(120)
+    term = wait_until(lambda: held(house))[0]
+    assert 80 <= term.allotment["requests"] <= 120
+    victim = pid_of(term)
+    pool.worker_of(victim).kill()
+    text = parent.finish(3)
+    assert re.search(rf"at \S+:{victim}: silent for \d+ s; given to another worker", text), text
+    rows = house.rows("generate.t", "responses")
+    assert len(rows) == len({row["response_id"] for row in rows}) == 200
+    assert 200 <= sum(map(len, server.delivered.values())) <= 200 + 2 * CONCURRENCY + 1
+    pending = [house.workspace.head("generate.t", shard).pending for shard in house.workspace.shards]
+    assert sum(pending) == QUESTIONS * SAMPLES - 200
+
+
+ROUNDS = {until: {"samples_per_round": 2, "max_samples": 6} for until in ("verified", "settled")}
+TEACHERS = dict(zip("vs", ROUNDS, strict=True))
+"""name → until"""
+
+
+@pytest.fixture
+def sampled_again(make_house, server, monkeypatch):
+    """Two teachers, `v` until verified and `s` until settled; round 0 is answered and judged. Whether a sample is right
+    is drawn from its id: a quarter of them are."""
+
+    def answer(body, key):
+        message = {"role": "assistant", "content": f"\\boxed{{{7 if int(key[:2], 16) < 64 else 13}}}"}
+        usage = {"prompt_tokens": 9, "completion_tokens": tokens(key)}
+        choices = [{"message": message, "finish_reason": "stop"}]
+        return bad_server._ok(json.dumps({"choices": choices, "usage": usage}).encode())
+
+    monkeypatch.setattr(bad_server, "answer", answer)
+    shared = {"engine": "openai", "model": "m", "base_url": server.url, "samples": SAMPLES, "concurrency": CONCURRENCY}
+    house = make_house(
+        bits=2,
+        teachers=[shared | {"name": name, "until": until} | ROUNDS[until] for name, until in TEACHERS.items()],
+        runner={"kind": "prefect", "shards_per_range": 2, "lease_s": 4},
+    )
+    rows = [{"question": f"What is {number} times 0 plus 7?", "ground_truth": "7"} for number in range(40)]
+    house.write("sums.jsonl", rows)
+    (house.base / "recipe.yaml").write_text(yaml.safe_dump(house.recipe))
+    house.run("generate")
+    for name in TEACHERS:
+        context, step, work = house.step(f"verify.{name}")
+        step.run(context, step, work)
+    return house
+
+
+@pytest.mark.timeout(600)
+def test_rounds_go_on_when_a_worker_is_killed_in_one(pool, sampled_again, server):
+    """`until: verified` and `until: settled`, each in two ranges; SIGKILL in the first round."""
+    house, patience_s = sampled_again, 400.0  # two teachers' flow runs, one after the other
+    first = len(server.delivered)
+    assert first == 2 * SAMPLES * 40
+    pool.have_workers(2)
+    enough = server.when_delivered(first + 8)
+    server.pause_s = 1.0  # so that it is killed in a round, however slow this machine is
+    parent = pool.run(house.base / "recipe.yaml", house.root, "--until", "verify")
+    assert enough.wait(120)
+    ranges = [(name, one) for name in TEACHERS for one in held(house, f"generate.{name}.rounds")]
+    victim = pid_of(ranges[0][1])
+    pool.worker_of(victim).kill()
+    server.pause_s = 0.05
+    text = parent.finish(seconds=patience_s)
+    assert re.search(rf"at \S+:{victim}: silent for \d+ s; given to another worker", text), text
+    for name, until in TEACHERS.items():
+        check_rounds(house, name, rule(OpenAITeacherSettings(**teacher_of(house, name)), GradeSettings()))
+        assert len(house.rows(f"generate.{name}.rounds", "responses")) > 30, until
+    assert sum(len(times) - 1 for times in server.delivered.values()) <= 2 * CONCURRENCY + 1
+    assert "nothing to do" in pool.run(house.base / "recipe.yaml", house.root, "--until", "verify").finish()
+
+
+def teacher_of(house, name):
+    return next(one for one in house.recipe["teachers"] if one["name"] == name)
+
+
+def check_rounds(house, name, rule):
+    """Each question has the samples that the rule plans by the verdicts, each once and judged once, and is done."""
+    steps = (name, f"{name}.rounds")
+    samples = Counter((row["question_id"], row["sample_index"]) for part in steps
+                      for row in house.rows(f"generate.{part}", "responses") if row["error_kind"] is None)  # fmt: skip
+    assert set(samples.values()) == {1}
+    outcomes = [
+        row for part in steps for row in house.rows(f"verify.{part}", "verdicts") if row["verifier"] == "outcome"
+    ]
+    assert Counter((row["question_id"], row["sample_index"]) for row in outcomes) == samples
+    for question in {question for question, _ in samples}:
+        fates = {row["sample_index"]: fate(row) for row in outcomes if row["question_id"] == question}
+        number, done = rule.planned(fates)
+        assert done in ("verified", "settled", "capped") and sorted(fates) == list(range(number))
 
 
 def test_doctor_counts_the_workers(pool, monkeypatch):

@@ -87,7 +87,7 @@ class Pool:
         self._start([*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", self._port, "--no-ui"], "server.log")
         wait_until(self._healthy, 120, "the Prefect server")
         self._prefect("work-pool", "create", "--type", "process", "gpu")
-        self._prefect("--no-prompt", "deploy", "--prefect-file", "deploy/prefect.yaml", "--name", "gpu")
+        self._prefect("--no-prompt", "deploy", "--prefect-file", "deploy/prefect.yaml", "--name", "generate")
         return self
 
     def __exit__(

@@ -67,3 +67,16 @@ def test_the_processes_of_a_killed_run_end_too(tmp_path):
         run.kill()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert len(children) == 2 and alive == []
+
+
+def test_a_killed_process_costs_its_batch_only_time(monkeypatch, caplog):
+    monkeypatch.setattr(trace_pool, "LITTLE_CHARS", 1)
+    monkeypatch.setattr(trace_pool, "PIECE_CHARS", 200)
+    asked = subjects(50)
+    with TracePool(SETTINGS, 2) as pool:
+        whole = pool.judge(asked)
+        for process in psutil.Process(os.getpid()).children():
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
+        assert without_time(pool.judge(asked)) == without_time(whole)
+    assert caplog.text.count("a process that checks traces was killed") == 1
