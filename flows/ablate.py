@@ -25,13 +25,17 @@ from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Range, Wish, carry_out, open_workspace, plan, run_range
 from flows.steps import STAGES, build_steps
 from storage.files import replace_file
+from storage.place import need_folder
+from storage.place import place as parse_place
 from storage.workspace import ALL, Workspace
 from tasks.ablate import (
+    EXAMPLES,
+    PAIRS,
     AblateSettings,
+    Kind,
     Lengths,
     commit_sample,
     folder_name,
-    link_folder,
     link_steps,
     measure_lengths,
     sampled,
@@ -39,7 +43,8 @@ from tasks.ablate import (
 from tasks.ablate_table import AblationRow, Measured, as_csv, table_rows
 from tasks.errors import BadSetting, MissingInput, NothingToTrainOn
 from tasks.evaluate import question_rates
-from tasks.export import export_folder, export_rows
+from tasks.export import export_rows
+from tasks.export_pairs import pair_rows
 from tasks.page import environment
 from tasks.step import Context, Heads, Step, pending_work
 from tasks.train import base_model
@@ -63,7 +68,8 @@ class _Opened:
     variant: Variant
     loaded: LoadedRecipe
     workspace: Workspace
-    lengths: Lengths
+    lengths: dict[Kind, Lengths]
+    """of the examples, and of the pairs where the student is trained on some"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -83,7 +89,9 @@ def ablate(
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of each training; default: those of the smallest variant.")
     ] = None,
-    workspace: Annotated[Path | None, typer.Option("--workspace", "-w", help="Folder of the data set.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", parser=parse_place, help="Folder of the data set.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = None,
 ) -> None:
     """Train the same student on equal tokens with and without a rule, with seeds; a table with intervals.
@@ -97,6 +105,7 @@ def ablate(
     for variant in variants:
         load_recipe(recipe, (*loaded.overrides, *variant.overrides))  # a wrong one is told before anything runs
     console = Console()
+    need_folder(workspace or loaded.default_workspace(), "stillhouse ablate")
     place = open_workspace(loaded, workspace)
     with Bars(console) as bars:
         context = Context(place, uuid.uuid4().hex, bars, loaded.recipe.runner.memory_mb)
@@ -104,7 +113,9 @@ def ablate(
         rows, pending = run_ablation(
             loaded, context, variants, seeds or settings.seeds, tokens or settings.tokens, console.print
         )
-    budget = f"{min(row.tokens for row in rows):,} – {max(row.tokens for row in rows):,} tokens a training"
+    budget = f"{_span([row.tokens for row in rows])} tokens a training"
+    if pair_tokens := [row.pair_tokens for row in rows if row.pair_tokens is not None]:
+        budget += f" and {_span(pair_tokens)} of pairs"
     console.print(ablation_table(rows, budget))
     folder = place.root / "ablations"
     replace_file(folder / "table.csv", as_csv(rows).encode())
@@ -114,6 +125,10 @@ def ablate(
     if pending:
         console.print(f"pending: {pending} held-out questions; run the same command again", style="yellow")
         raise typer.Exit(EXIT_PENDING)
+
+
+def _span(values: Sequence[int]) -> str:
+    return f"{min(values):,} – {max(values):,}"
 
 
 def chosen_variants(settings: AblateSettings, over: Sequence[str], without: Sequence[str]) -> list[Variant]:
@@ -163,29 +178,38 @@ def run_ablation(
     if not loaded.recipe.student or not loaded.recipe.evaluate:
         raise RecipeError("an ablation trains a student and measures it: set `student` and `evaluate` in the recipe")
     opened = [_select_and_export(loaded, context, variant) for variant in variants]
-    budget = tokens or min(one.lengths.tokens for one in opened)
-    for one in opened:
-        if one.lengths.tokens < budget:
-            raise UsageError(f"--tokens {budget:,}: variant {one.variant.name} exports {one.lengths.tokens:,} tokens; "
-                             "name fewer, or leave --tokens out for the smallest variant's")  # fmt: skip
-    say(f"{budget:,} tokens a training, {len(opened)} variants × {seeds} seeds")
-    found: dict[str, tuple[list[tuple[int, int]], list[Any]]] = {one.variant.name: ([], []) for one in opened}
-    pending = 0
+    budgets = _budgets(opened, tokens)
+    listed = ", ".join(f"{budget:,} tokens of {kind.unit}s" for kind, budget in budgets.items())
+    say(f"{listed} a training, {len(opened)} variants × {seeds} seeds")
+    made: dict[str, list[Workspace]] = {one.variant.name: [] for one in opened}
     for number in range(seeds):  # seed by seed, so that a run that is cut off has something of every variant
         for one in opened:
-            seeded = _train_and_evaluate(context, one, budget, number)
-            student = _student(one.loaded).name
-            samples, rates = found[one.variant.name]
-            samples.append(sampled(seeded))
-            rates.append(question_rates(seeded, student))
-            head = seeded.head(f"evaluate.{student}", ALL)
-            pending += head.pending if head else 0
-    measured = [
-        Measured(one.variant.name, one.variant.overrides, export_rows(one.workspace)["train"],
-                 tuple(found[one.variant.name][0]), tuple(found[one.variant.name][1]))
-        for one in opened
-    ]  # fmt: skip
-    return table_rows(measured), pending
+            made[one.variant.name].append(_train_and_evaluate(context, one, budgets, number))
+    measured = [_measured(one, made[one.variant.name]) for one in opened]
+    heads = [
+        seeded.head(f"evaluate.{_student(one.loaded).name}", ALL) for one in opened for seeded in made[one.variant.name]
+    ]
+    return table_rows(measured), sum(head.pending for head in heads if head)
+
+
+def _budgets(opened: Sequence[_Opened], tokens: int | None) -> dict[Kind, int]:
+    """Tokens of a training's examples, and of its pairs where there are some: those of the smallest variant, or, of
+    examples, as many as were asked for. A kind that only some variants are trained on is equal among these."""
+    kinds = [kind for kind in (EXAMPLES, PAIRS) if any(kind in one.lengths for one in opened)]
+    budgets = {kind: min(one.lengths[kind].tokens for one in opened if kind in one.lengths) for kind in kinds}
+    least = next(one for one in opened if one.lengths[EXAMPLES].tokens == budgets[EXAMPLES])
+    if tokens and tokens > budgets[EXAMPLES]:
+        raise UsageError(f"--tokens {tokens:,}: variant {least.variant.name} exports {budgets[EXAMPLES]:,} tokens; "
+                         "name fewer, or leave --tokens out for the smallest variant's")  # fmt: skip
+    return budgets | ({EXAMPLES: tokens} if tokens else {})
+
+
+def _measured(one: _Opened, seeded: Sequence[Workspace]) -> Measured:
+    student = _student(one.loaded).name
+    pairs = tuple(sampled(place, PAIRS) for place in seeded) if PAIRS in one.lengths else ()
+    return Measured(one.variant.name, one.variant.overrides, export_rows(one.workspace)["train"],
+                    tuple(sampled(place, EXAMPLES) for place in seeded),
+                    tuple(question_rates(place, student) for place in seeded), pairs)  # fmt: skip
 
 
 def _student(loaded: LoadedRecipe) -> Any:
@@ -209,18 +233,22 @@ def _select_and_export(loaded: LoadedRecipe, context: Context, variant: Variant)
     if not export_rows(workspace).get("train"):
         raise NothingToTrainOn(f"variant {variant.name} exports no training example; leave it out, or loosen its rules")
     student = _student(own)
-    return _Opened(variant, own, workspace, measure_lengths(export_folder(workspace), student, base_model(student)))
+    if student.needs_pairs() and not pair_rows(workspace).get("train"):
+        raise NothingToTrainOn(f"variant {variant.name} exports no pair, on which its student is trained; leave it "
+                               "out, or loosen `negatives`")  # fmt: skip
+    kinds = (EXAMPLES, PAIRS) if student.needs_pairs() else (EXAMPLES,)
+    lengths = {kind: measure_lengths(workspace, student, base_model(student), kind) for kind in kinds}
+    return _Opened(variant, own, workspace, lengths)
 
 
-def _train_and_evaluate(context: Context, one: _Opened, budget: int, number: int) -> Workspace:
+def _train_and_evaluate(context: Context, one: _Opened, budgets: dict[Kind, int], number: int) -> Workspace:
     seed = _student(one.loaded).seed + number
     seeded = Workspace.create(one.workspace.root / f"seed-{seed}", bits=one.workspace.bits)
     loaded = _reload(one.loaded, [f"student.seed={seed}", "evaluate.base=false"])
     steps = build_steps(loaded)
-    keys = [step.key for step in steps if step.stage in (*SHARED, "select", "export") and step.key != "export"]
-    link_steps(one.workspace, seeded, keys)
-    link_folder(one.workspace, seeded, "exports/preference")
-    commit_sample(one.workspace, seeded, one.lengths, budget, seed, context.run_id)
+    link_steps(one.workspace, seeded, [step.key for step in steps if step.stage in (*SHARED, "select")])
+    for kind, lengths in one.lengths.items():
+        commit_sample(one.workspace, seeded, lengths, budgets[kind], seed, context.run_id, kind)
     _run(context, seeded, steps, ("train", "evaluate"), one.variant)
     return seeded
 

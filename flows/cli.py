@@ -13,24 +13,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import duckdb
 import typer
 from rich.console import Console
 
 import flows.ablate as ablate_command
 import flows.decontaminate_command as decontaminate_command
 import flows.dedup_command as dedup_command
+import flows.deploy as deploy_command
+import flows.editions as editions_command
+import flows.fsck as fsck_command
+import flows.gc as gc_command
 import flows.inspect as inspect_commands
+import flows.metrics as metrics_command
+import flows.nightly_command as nightly_command
+import flows.reshard as reshard_command
 import flows.standalone as standalone_commands
 import flows.suggest_cv as suggest_cv_command
 import flows.suspects as suspects_command
+import flows.up as up_command
 import flows.view as view_command
-from flows.errors import RecipeError, UsageError
+from flows.errors import RecipeError, UsageError, machine_remedy
 from flows.launch import EXIT_INTERRUPTED, LaunchFailed, launch
 from flows.printable import printable
 from flows.recipe import budget_overrides
 from flows.steps import STAGES
 from sandbox import SandboxError
 from storage.errors import StorageError
+from storage.place import place as parse_place
 from tasks.errors import StageError
 from tasks.student import TrainingFailed
 from tasks.teachers.teacher import TeacherError
@@ -50,7 +60,13 @@ app = typer.Typer(
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe (YAML); ready-made ones lie in deploy/recipes/.")]
 WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", "-w", help="Folder of the data set; default: the recipe's, or workspaces/NAME."),
+    typer.Option(
+        "--workspace",
+        "-w",
+        parser=parse_place,
+        metavar="FOLDER|URL",
+        help="Where the data set lies: a folder or s3://BUCKET/PATH; default: the recipe's, or workspaces/NAME.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -72,9 +88,16 @@ STAGE_NAMES = ", ".join(STAGES)
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="A line of JSON on standard error for each range of shards.")
+    ] = False,
+) -> None:
     if debug:
         os.environ["STILLHOUSE_DEBUG"] = "1"
+    if log_json:
+        os.environ["STILLHOUSE_LOG_JSON"] = "1"
 
 
 @app.command()
@@ -95,9 +118,12 @@ def run(
 
 @app.command()
 def demo(
-    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder of the demo's data set.")] = Path(
-        "workspaces/demo"
-    ),
+    workspace: Annotated[
+        Path,
+        typer.Option(
+            "--workspace", "-w", parser=parse_place, metavar="FOLDER|URL", help="Where the demo's data set lies."
+        ),
+    ] = Path("workspaces/demo"),
     set_: SetOption = None,
 ) -> None:
     """The whole road with an embedded teacher: questions, traces, verdicts, a data set, a trained student, a report."""
@@ -165,6 +191,14 @@ view_command.add_to(app)
 standalone_commands.add_to(app)
 decontaminate_command.add_to(app)
 dedup_command.add_to(app)
+up_command.add_to(app)
+deploy_command.add_to(app)
+metrics_command.add_to(app)
+nightly_command.add_to(app)
+editions_command.add_to(app)
+gc_command.add_to(app)
+fsck_command.add_to(app)
+reshard_command.add_to(app)
 
 
 @contextmanager
@@ -176,10 +210,11 @@ def _plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to go on", style="yellow")
         sys.exit(EXIT_INTERRUPTED)
-    except KNOWN_ERRORS as fault:
-        if os.environ.get("STILLHOUSE_DEBUG"):
+    except (*KNOWN_ERRORS, OSError, duckdb.IOException) as fault:
+        remedy = "" if isinstance(fault, KNOWN_ERRORS) else machine_remedy(fault)
+        if remedy is None or os.environ.get("STILLHOUSE_DEBUG"):
             raise
-        errors.print(printable(f"error: {fault}"), style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(printable(f"error: {fault}{remedy}"), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -34,13 +34,13 @@ from prefect.states import Cancelling
 from flows.errors import UsageError
 from flows.recipe import LoadedRecipe
 from flows.run import Range
+from flows.shares import Shares
 from flows.workers import Order, left
 from storage.fingerprint import hash_text
 from storage.lease import Leases, LeaseTaken, Term, Watch
-from storage.workspace import Workspace
+from tasks.allotment import Allotment, Allotter
 from tasks.errors import StageError
-from tasks.plan import slices
-from tasks.step import ASKED_FOR, Progress, Step
+from tasks.step import ASKED_FOR, Context, Step
 
 POLL_S = 2.0
 ATTEMPTS = 3
@@ -90,6 +90,10 @@ class Sent:
     first_s: float = 0.0
     last_s: float = 0.0
     """when that term, and its newest beat, were first seen"""
+    queued: bool = False
+    """sent, and not yet begun as far as Prefect says"""
+    allotment: Allotment | None = None
+    """what it may cost, as it was last sent"""
     broken: Spell | None = None
     """the spell that ended before the range was done, until it is known what that cost"""
 
@@ -106,22 +110,21 @@ def check_deployment(name: str) -> None:
             client.read_deployment_by_name(name)
         except (ObjectNotFound, ValueError) as fault:
             raise UsageError(
-                f"runner.deployment: the Prefect server has no deployment {name}; make it from the project's root: "
-                "prefect --no-prompt deploy --prefect-file deploy/prefect.yaml --name gpu"
+                f"runner.deployment: the Prefect server has no deployment {name}; make it with `stillhouse deploy`"
             ) from fault
 
 
 def distribute(
-    loaded: LoadedRecipe, place: Workspace, ranges: Sequence[Range], progress: Progress, tell: Callable[[str], None]
+    loaded: LoadedRecipe, context: Context, ranges: Sequence[Range], tell: Callable[[str], None], allotter: Allotter
 ) -> list[Spell]:
-    """Have all ranges made by workers; returns when each one's shards are committed.
+    """Have all ranges made by workers; returns when each one's shards are committed. `allotter`: one for the whole run.
 
     Raises RangesFailed if a range came to nothing three times over; the ranges that are at work then are waited for,
     the queued ones are not. Whatever else ends it (a cancelled flow, Ctrl-C) revokes the leases and cancels the runs.
     `tell` is told of each range that is given again, in a line.
     """
     with get_client(sync_client=True) as client:
-        return Parent(loaded, place, ranges, progress, tell, client).run()
+        return Parent(loaded, context, ranges, tell, allotter, client).run()
 
 
 @dataclass
@@ -129,23 +132,22 @@ class Parent:
     """`tell`: where people are told what becomes of a range."""
 
     loaded: LoadedRecipe
-    place: Workspace
+    context: Context
     ranges: Sequence[Range]
-    progress: Progress
     tell: Callable[[str], None]
+    allotter: Allotter
     client: SyncPrefectClient
     sleep: Callable[[float], None] = time.sleep
     spells: list[Spell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._runner = self.loaded.recipe.runner
+        self.place, self.progress = self.context.workspace, self.context.progress
+        self._shares = Shares(self.allotter, self.context, self.ranges)
         self._recipe = hash_text(self.loaded.as_yaml())
         self._leases = {one.step.key: Leases(self.place.root, one.step.key) for one in self.ranges}
         self._watches = {key: Watch() for key in self._leases}
         self._open = [sent for one in self.ranges for sent in self._blocks(one)]
-        recipe = self.loaded.recipe
-        limited = [one for one in recipe.teachers if recipe.budget or one.budget]
-        self._limited = {f"generate.{part}" for one in limited for part in slices(one)}
         self._failed: list[str] = []
         self._warned = self._away = False
         self._began = datetime.now(UTC)
@@ -174,6 +176,8 @@ class Parent:
                 states = self._states()
                 for one in list(self._open):
                     self._look(one, states)
+                if not self._open and not self._failed:
+                    self._open = [sent for one in self._shares.left_over() for sent in self._blocks(one)]
                 if self._open:
                     self.sleep(min(POLL_S, self._runner.lease_s / 4))
         except BaseException:
@@ -198,12 +202,13 @@ class Parent:
         if one.run is None:
             if self._failed:
                 self._open.remove(one)
-            elif not self._blocked(one) and self._affordable(one):
+            elif not self._blocked(one) and self._shares.may_send(one, self._open):
                 self._send(one)
             return
         if one.run not in states:  # the server is away
             return
         state = states[one.run]
+        one.queued = state is not None and state.is_scheduled()
         if state is None:
             self._over(one, one.after, "its run is gone from the Prefect server")
         elif state.is_scheduled():
@@ -239,19 +244,6 @@ class Parent:
                     return True
         return False
 
-    def _affordable(self, one: Sent) -> bool:
-        """Whether nobody spends the teacher's budget: a worker counts what the workspace shows as spent when it begins,
-        so that several at once would spend the rest several times over."""
-        if one.step.key not in self._limited:
-            return True
-        leases = self._leases[one.step.key]
-        for other in self._open:
-            if other is not one and other.step is one.step:
-                newest = leases.newest(other.name)
-                if other.run is not None or (newest and newest.term > other.after and newest.state == "held"):
-                    return False
-        return True
-
     def _held(self, one: Sent, newest: Term, states: dict[UUID, State | None]) -> None:
         self._see(one, newest)
         silent = self._watches[one.step.key].silent_s(newest)
@@ -264,6 +256,7 @@ class Parent:
     def _see(self, one: Sent, newest: Term) -> None:
         """Take note of how far a worker is."""
         now = time.monotonic()
+        one.queued = False
         if one.held is None or one.held.term != newest.term:
             if one.broken is not None:
                 self._settle(one, now)
@@ -303,16 +296,21 @@ class Parent:
             self._open.remove(one)
             return
         self.tell(f"{one.step.key} {one.name}{f' at {holder}' if holder else ''}: {reason}; given to another worker")
-        one.orders, one.after, one.run = rest, term, None
+        one.orders, one.after, one.run, one.queued = rest, term, None, False
         self._not_taken(one, {})
 
     # --- Prefect
 
     def _send(self, one: Sent) -> None:
+        leases = self._leases[one.step.key]
+        one.allotment = self._shares.give(one, self._open, leases)
+        if self._shares.closes(one, leases):
+            return
         parameters: dict[str, Any] = {
             "workspace": str(self.place.root), "recipe": self._recipe, "base": str(self.loaded.base),
             "step": one.step.key, "range": one.name, "orders": [order.model_dump() for order in one.orders],
             "after": one.after, "redo": one.redo,
+            "allotment": one.allotment.as_json() if one.allotment else None,
         }  # fmt: skip
         due = self._began if one.attempts else datetime.now(UTC)  # what is given again goes before what was never begun
         try:
@@ -321,7 +319,7 @@ class Parent:
         except httpx.HTTPError as fault:  # the next round tries again
             self._unreachable(fault)
             return
-        one.run, one.sent_s, one.queued_s = run.id, time.monotonic(), time.monotonic()
+        one.run, one.sent_s, one.queued_s, one.queued = run.id, time.monotonic(), time.monotonic(), True
 
     def _states(self) -> dict[UUID, State | None]:
         """The states of the open runs; None for one that the server doesn't know. Empty while the server is away."""

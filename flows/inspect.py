@@ -26,11 +26,16 @@ from flows.recipe import LoadedRecipe, check_recipe, load_recipe
 from flows.run import Wish
 from flows.run import plan as plan_run
 from flows.status import StepStatus, curation_lines, recipe_status, workspace_status
+from flows.status_watch import watch
 from storage.database import open_views
+from storage.place import is_local
+from storage.place import place as parse_place
 from storage.workspace import Workspace
 from tasks.viewer.question import FACTS
 
-WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of the data set.")]
+WorkspaceArgument = Annotated[
+    Path, typer.Argument(parser=parse_place, metavar="WORKSPACE", help="The data set: its folder, or s3://BUCKET/PATH.")
+]
 ROWS_SHOWN = 100
 
 
@@ -57,12 +62,18 @@ def status(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="…with a setting overridden.")
     ] = None,
+    watch_: Annotated[
+        bool, typer.Option("--watch", help="How far a run is, every few seconds anew, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Each step: shards done, units, drops by rule, pending, books, and what would be redone and why."""
     place = Workspace.open(workspace)
     console = Console()
     overrides = tuple(set_ or ())
     loaded = load_recipe(recipe, overrides) if recipe else kept_recipe(place, overrides)
+    if watch_:
+        watch(plan_run(loaded, place, Wish()), console)
+        return
     statuses = recipe_status(plan_run(loaded, place, Wish()))
     console.print(funnel_table(statuses))
     console.print(_state_table(statuses))
@@ -160,18 +171,24 @@ def _cell(value: Any) -> str:
 
 
 def report(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML), or the folder of a data set.")],
-    workspace: Annotated[Path | None, typer.Option("--workspace", "-w", help="Folder of the data set.")] = None,
+    recipe: Annotated[
+        Path, typer.Argument(parser=parse_place, metavar="RECIPE", help="Recipe (YAML), or the place of a data set.")
+    ],
+    workspace: Annotated[
+        Path | None,
+        typer.Option("--workspace", "-w", parser=parse_place, metavar="FOLDER|URL", help="Where the data set lies."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = None,
 ) -> None:
     """Write report.html of a data set."""
-    if recipe.is_dir():
-        from tasks.report import write_report
+    if not is_local(recipe) or recipe.is_dir():
+        from tasks.report import prices_of, write_report
 
         place = Workspace.open(recipe)
         loaded = kept_recipe(place)
         student = loaded.recipe.student
-        path = write_report(place, loaded.recipe.name, student.name if student else None)
+        prices = prices_of(loaded.recipe.teachers)
+        path = write_report(place, loaded.recipe.name, student.name if student else None, prices)
         Console().print(f"report: {path}", highlight=False, soft_wrap=True)
         return
     raise typer.Exit(launch(recipe, workspace, set_, only="report"))

@@ -21,8 +21,10 @@ from flows.status import StepStatus, budget_lines, step_status
 from storage.database import open_views
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import evaluated
+from tasks.evaluate_harness import harness_lines
 from tasks.evaluate_table import SideRow, change_lines, side_rows
 from tasks.export import export_lines
+from tasks.provenance_student import trace_lines
 
 EXIT_PENDING = 3
 EXIT_INTERRUPTED = 130
@@ -94,9 +96,12 @@ def show_result(loaded: LoadedRecipe, place: Workspace, statuses: Sequence[StepS
     if loaded.recipe.score and (perplexities := perplexity_table(place)):
         console.print(perplexities)
     if loaded.recipe.student:
-        metrics = evaluated(place, loaded.recipe.student.name)
+        name = loaded.recipe.student.name
+        metrics = evaluated(place, name)
         if metrics:
             console.print(accuracy_table(metrics))
+        for line in (*harness_lines(place, name), *trace_lines(place, name)):
+            console.print(escape(line), highlight=False, soft_wrap=True)
     for line in export_lines(place):
         console.print(escape(line), highlight=False, soft_wrap=True)
     if place.head("report", ALL):

@@ -20,7 +20,7 @@ def maker_of(recipe: Recipe, teachers: Sequence[TeacherBase], *, pairs: bool = F
     """For the card of the examples, or of the pairs."""
     parts = PARTS | ({"negatives"} if pairs else set())
     said = published(recipe.model_dump(mode="json", include=parts, exclude_defaults=True))
-    licenses = {one.name: one.license for one in teachers if one.license is not None}
+    licenses = {one.name: one.license for one in teachers}
     return Maker(recipe.name, tuple(part for one in teachers for part in slices(one)), licenses, said, recipe.student)
 
 

@@ -12,7 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.estimate import Estimate, TeacherEstimate, estimate
+from flows.license_notes import license_notes
+from flows.printable import printable
+from flows.reach import reach
 from flows.recipe import LoadedRecipe, load_recipe
+from storage.files import names
+from storage.place import place as parse_place
 from storage.workspace import Workspace
 
 HOURS_A_YEAR = 24 * 365.25
@@ -25,7 +30,11 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe (YAML).")],
     workspace: Annotated[
         Path | None,
-        typer.Option(help="Folder with what is measured and paid for; default: the recipe's, if it's there."),
+        typer.Option(
+            parser=parse_place,
+            metavar="FOLDER|URL",
+            help="Workspace with what is measured and paid for; default: the recipe's, if it's there.",
+        ),
     ] = None,
     questions: Annotated[
         int | None, typer.Option(min=1, help="Scale to so many questions: from a probe to the whole.")
@@ -49,8 +58,10 @@ def plan(
     if hours >= MANY_HOURS:
         console.print(f"{number(hours)} hours of one GPU are {hours / HOURS_A_YEAR:,.1f} GPU-years", highlight=False)
     console.print(f"disk for these responses: {number(found.disk_bytes)}B ({found.shards:,} shards)", highlight=False)
-    for note in found.notes:
+    for note in [*found.notes, *license_notes(loaded, place)]:
         console.print(escape(f"note: {note}"), highlight=False)
+    for line in reach(loaded.recipe.model_dump(mode="json"), loaded.base):
+        console.print(escape(printable(f"reaches: {line}")), highlight=False, soft_wrap=True)
 
 
 def _place(loaded: LoadedRecipe, folder: Path | None) -> Workspace | None:
@@ -58,7 +69,7 @@ def _place(loaded: LoadedRecipe, folder: Path | None) -> Workspace | None:
     if folder is not None:
         return Workspace.open(folder)
     own = loaded.default_workspace()
-    return Workspace.open(own) if (own / "workspace.json").exists() else None
+    return Workspace.open(own) if "workspace.json" in names(own) else None
 
 
 def number(value: float | None) -> str:

@@ -34,6 +34,8 @@ from tasks.tally import ShowsTally, Tally
 
 LINE_EVERY_S = 15.0
 ARTIFACT_EVERY_S = 5.0
+LONG = ("generate", "score", "verify", "train", "evaluate")
+"""stages whose steps, `<stage>.<name>`, have a progress artifact"""
 RATE_OVER_S = 60.0
 """Tokens per second and the time that is left are reckoned over so long."""
 
@@ -167,8 +169,8 @@ def duration(seconds: float) -> str:
 
 
 class Artifacts:
-    """A progress artifact in Prefect's UI for each generate step, beside what `inner` shows. Written by a thread of
-    its own, every few seconds if something moved: a slow server holds nothing up. Needs a running flow."""
+    """A progress artifact in Prefect's UI for each step that takes long, beside what `inner` shows. Written by a thread
+    of its own, every few seconds if something moved: a slow server holds nothing up. Needs a running flow."""
 
     def __init__(self, inner: Reporter, key: str) -> None:
         self._inner, self._key = inner, key
@@ -203,7 +205,7 @@ class Artifacts:
 
     def _write(self) -> None:
         with self._lock:
-            steps = [step for step in self._expected if step.startswith("generate.")]
+            steps = [step for step in self._expected if step.partition(".")[0] in LONG]
             now = {step: self._state(step) for step in steps}
         for step, state in now.items():
             if self._written.get(step) != state:
@@ -213,8 +215,9 @@ class Artifacts:
     def _state(self, step: str) -> tuple[float, str]:
         """Percent, and the description."""
         expected, done = self._expected[step], self._done.get(step, 0)
-        if step not in self._rates:  # asked by workers elsewhere
-            return round(100 * done / expected, 1) if expected else 0.0, f"{step}: {done:,} of {expected:,} requests"
+        if step not in self._rates:  # not asked, or asked by workers elsewhere
+            unit = " requests" if step.startswith("generate.") else ""
+            return round(100 * done / expected, 1) if expected else 0.0, f"{step}: {done:,} of {expected:,}{unit}"
         tally = self._rates[step].tally
         whole = tally.expected or expected
         cells = zip(TITLES, teacher_row(step, self._rates[step]), strict=True)
@@ -226,8 +229,8 @@ class Artifacts:
 
         try:
             if step not in self._ids:
-                name = step.removeprefix("generate.").replace("_", "-").replace(".", "-")
-                made = create_progress_artifact(percent, f"{self._key}-generate-{name}", text)
+                name = "".join(char if char.isascii() and char.isalnum() else "-" for char in step.lower())
+                made = create_progress_artifact(percent, f"{self._key}-{name}", text)
                 self._ids[step] = cast(UUID, made)  # a coroutine only where an event loop runs
             else:
                 update_progress_artifact(self._ids[step], percent, text)

@@ -14,7 +14,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from flows.errors import RecipeError
 from flows.explain import explain_error
+from flows.nightly_settings import NightlySettings
+from flows.reach import refuse_credentials, refuse_if_confined
 from flows.recipe_file import check_plain, parse, read_recipe_file
+from storage.place import place as parse_place
 from storage.workspace import shard_bits
 from tasks.ablate import AblateSettings
 from tasks.curate import CurateSettings
@@ -40,7 +43,7 @@ class RunnerSettings(Settings):
     """Tasks, verifier processes and containers side by side; null: the number of cores."""
     memory_mb: int = Field(default=4096, ge=256)
     """DuckDB's memory limit."""
-    deployment: str = Field(default="generate/gpu", pattern=r"^[^/]+/[^/]+$")
+    deployment: str = Field(default="generate/generate", pattern=r"^[^/]+/[^/]+$")
     """prefect: flow and deployment that a range of shards is sent to."""
     shards_per_range: int = Field(default=8, ge=1)
     """prefect: shards that a worker gets at once, for which it starts its servers once."""
@@ -60,7 +63,7 @@ class Recipe(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     workspace: str | None = None
-    """Default workspace folder; unset: workspaces/<name>."""
+    """Default workspace: a folder, or s3://BUCKET/PATH; unset: workspaces/<name>."""
     expected_questions: int = Field(default=100_000, ge=1)
     """Sets the number of shards when the workspace is made."""
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -83,6 +86,8 @@ class Recipe(Settings):
     evaluate: EvaluateSettings | None = None
     ablate: AblateSettings = AblateSettings()
     """What `stillhouse ablate` compares."""
+    nightly: NightlySettings = NightlySettings()
+    """What `stillhouse nightly` does beyond `run`: fresh samples, editions and their checks."""
     runner: RunnerSettings = RunnerSettings()
 
     @model_validator(mode="after")
@@ -142,13 +147,6 @@ class Recipe(Settings):
         if teacher.until == "settled" and self.grade.bands != "pass_rate":
             raise ValueError(f"teacher {teacher.name}: until settled needs bands that are known while it is asked: set "
                              f"grade.bands to pass_rate (found {self.grade.bands})")  # fmt: skip
-        limits = self.select.perplexity
-        if teacher.until and limits and limits.limit(teacher.name) is not None:
-            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select.perplexity can't judge "
-                             "them: leave `until` or the limit out")  # fmt: skip
-        if teacher.until and (self.select.best_by == "perplexity" or self.select.needs_provenance()):
-            raise ValueError(f"teacher {teacher.name}: later rounds are not scored, so select can't go by perplexity "
-                             "or teacher sentences: leave `until` out, or choose another rule")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,12 +166,16 @@ class LoadedRecipe:
         return shard_bits(self.recipe.expected_questions)
 
     def default_workspace(self) -> Path:
-        return Path(self.recipe.workspace or f"workspaces/{self.recipe.name}")
+        return parse_place(self.recipe.workspace or f"workspaces/{self.recipe.name}")
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     """Read and check a recipe file; `overrides` are `a.b=value`, the value YAML."""
-    return check_recipe(read_recipe_file(path), path.resolve().parent, overrides, path)
+    loaded = check_recipe(read_recipe_file(path), path.resolve().parent, overrides, path)
+    settings = loaded.recipe.model_dump(mode="json")
+    refuse_credentials(settings, str(path))
+    refuse_if_confined(settings, loaded.base, str(path))
+    return loaded
 
 
 def check_recipe(raw: Any, base: Path, overrides: tuple[str, ...] = (), path: Path | None = None) -> LoadedRecipe:

@@ -168,8 +168,8 @@ def still_pending(plan: Plan) -> dict[str, int]:
     """Pending units of the wanted steps, by step."""
     found: dict[str, int] = {}
     for step in plan.wanted():
-        heads = [plan.workspace.head(step.key, shard) for shard in step.shards(plan.workspace)]
-        number = sum(head.pending for head in heads if head)
+        heads = plan.workspace.heads(step.key)
+        number = sum(heads[shard].pending for shard in step.shards(plan.workspace) if shard in heads)
         if number:
             found[step.key] = number
     return found

@@ -12,6 +12,7 @@ from rich.table import Table
 from flows.printable import printable
 from flows.recipe import LoadedRecipe
 from flows.steps import workers
+from storage.files import names
 from storage.workspace import Workspace
 from tasks.self_test import RECORDS_READ, sample_curated, sample_sources
 from tasks.verifiers.bench import Bench
@@ -25,7 +26,7 @@ def self_test(loaded: LoadedRecipe, folder: Path | None, console: Console) -> bo
     """Run it and print its tables; whether all limits of the recipe are kept."""
     settings = loaded.recipe.verify
     place = folder or loaded.default_workspace()
-    workspace = Workspace.open(place) if (place / "workspace.json").exists() else None
+    workspace = Workspace.open(place) if "workspace.json" in names(place) else None
     if workspace and all(workspace.head("curate", shard) for shard in workspace.shards):
         questions, origin = sample_curated(workspace, settings.self_test), f"curated in {place}"
     else:

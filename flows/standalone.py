@@ -22,6 +22,7 @@ from flows.progress import Bars
 from flows.recipe import check_recipe, load_recipe
 from flows.self_test import self_test
 from storage.files import write_file
+from storage.place import place as parse_place
 from tasks.question import BadRecord, lookup, to_question
 from tasks.sources import FileSource, Record, read_file
 from tasks.teachers.teacher import split_think
@@ -79,7 +80,14 @@ def verify(
         ),
     ] = None,
     workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="With --self-test: whose questions; default: the recipe's.")
+        Path | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            parser=parse_place,
+            metavar="FOLDER|URL",
+            help="With --self-test: whose questions; default: the recipe's.",
+        ),
     ] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="With --self-test: questions of each category; default: the recipe's.")

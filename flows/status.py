@@ -49,8 +49,9 @@ def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepS
     """A step's books, added up over its shards, each checked again."""
     status = StepStatus(step, shards=len(shards))
     reasons: Counter[str] = Counter()
+    heads = workspace.heads(step)
     for shard in shards:
-        head = workspace.head(step, shard)
+        head = heads.get(shard)
         if head is None:
             continue
         status.shards_done += 1

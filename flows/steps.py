@@ -26,7 +26,7 @@ from tasks.plan import slices
 from tasks.provenance import provenance_step
 from tasks.provenance_student import trace_step
 from tasks.repeats import repeats_step
-from tasks.report import report_step
+from tasks.report import prices_of, report_step
 from tasks.rounds import rule
 from tasks.score import score_step
 from tasks.select import select_steps
@@ -76,6 +76,10 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
     for teacher in in_order:
         if found := rule(teacher, recipe.grade):
             steps += rounds_steps(teacher, found, recipe.verify, loaded.base, budget, workers=number)
+            if recipe.score:
+                steps.append(score_step(recipe.score, teacher, found))
+                if recipe.score.provenance:
+                    steps.append(provenance_step(recipe.score.provenance, teacher.name, later=True))
     rows = [part for teacher in asked for part in slices(teacher)]
     again = [teacher.name for teacher in asked if teacher.until]
     steps += grade_steps(recipe.grade, names, recipe.verify.judge, again)
@@ -85,7 +89,11 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
         steps.append(repeats_step(asked, recipe.verify.trace.ngram, trace.corpus_repeats))
     scorers = [one.name for one in recipe.score.scorers] if recipe.score else []
     steps += select_steps(recipe.select, names, scorers, again)
-    steps.append(export_step(recipe.export, maker_of(recipe, asked), repairs=recipe.grade.repair))
+    steps.append(
+        export_step(
+            recipe.export, maker_of(recipe, asked), repairs=recipe.grade.repair, pairs=recipe.negatives is not None
+        )
+    )
     if recipe.negatives:
         steps.append(negatives_step(recipe.negatives, rows))
         steps.append(export_pairs_step(recipe.export, maker_of(recipe, asked, pairs=True)))
@@ -104,7 +112,12 @@ def build_steps(loaded: LoadedRecipe, teachers: Sequence[str] | None = None) -> 
             if recipe.score and recipe.score.provenance and recipe.score.provenance.trained:
                 steps.append(trace_step(recipe.score, recipe.student, recipe.evaluate))
     steps.append(
-        report_step(recipe.name, [step.key for step in steps], recipe.student.name if recipe.student else None)
+        report_step(
+            recipe.name,
+            [step.key for step in steps],
+            recipe.student.name if recipe.student else None,
+            prices_of(recipe.teachers),
+        )
     )
     return _with_lanes(steps, number)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.errors import UsageError
+from flows.inspect import WorkspaceArgument
 from storage.database import connect
 from storage.files import replace_file
 from storage.workspace import Workspace
@@ -25,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command("suggest-cv")
     def suggest_cv(
-        workspace: Annotated[Path, typer.Argument(help="Folder of a graded data set.")],
+        workspace: WorkspaceArgument,
         plot: Annotated[Path | None, typer.Option(help="Write the CVs and CV_t of each category as SVG here.")] = None,
     ) -> None:
         """Propose CV_t by category for `select.method: deepdistill`, from the spread of the CVs."""

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from flows.errors import UsageError
+from flows.inspect import WorkspaceArgument
 from storage.database import open_views
 from storage.files import write_file
 from storage.workspace import Workspace
@@ -26,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def suspects(
-    workspace: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    workspace: WorkspaceArgument,
     out: Annotated[Path, typer.Option(help="Audit list: .jsonl or .csv, one row a question.")],
 ) -> None:
     """List references that the teachers' majority contradicts, and what a judge decided about them.

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from flows.errors import UsageError
+from flows.inspect import WorkspaceArgument
 from storage.workspace import Workspace
 
 TOKEN_VARIABLE = "STILLHOUSE_VIEW_TOKEN"
@@ -23,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def view(
-    workspace: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    workspace: WorkspaceArgument,
     host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own asks for a token.")] = (
         "127.0.0.1"
     ),

@@ -25,9 +25,12 @@ from pydantic import BaseModel
 
 from flows.recipe import LoadedRecipe, check_recipe
 from flows.run import Plan, Wish, plan
+from storage.files import read_file
 from storage.lease import Lease, LeaseLost, Leases, LeaseTaken
 from storage.manifest import Head
+from storage.place import place as parse_place
 from storage.workspace import Workspace
+from tasks.allotment import Allotment
 from tasks.errors import MissingInput, StageError
 from tasks.step import Context, Step, Work
 
@@ -56,19 +59,22 @@ def left(workspace: Workspace, step: str, orders: list[Order]) -> list[Order]:
 
 @flow(name="generate", flow_run_name="{step} {range}", persist_result=False)
 def generate_range(
-    workspace: str, recipe: str, base: str, step: str, range: str, orders: list[Order], after: int, redo: bool = False
-) -> dict[str, int]:
+    workspace: str, recipe: str, base: str, step: str, range: str, orders: list[Order], after: int, redo: bool = False,
+    allotment: Allotment | None = None,
+) -> dict[str, int]:  # fmt: skip
     """Make the shards of one range, unless somebody else is at it.
 
     workspace: its folder, the same for all workers. recipe: hash of the frozen recipe. base: the folder that the
     recipe's relative paths start from. range: the lease's name. after: the newest term of it that is over. redo: ask
-    again what was refused. Returns the number of shards made; 0 where another run has the range.
+    again what was refused. allotment: what the range may cost; null: it is under no budget. Returns the number of
+    shards made; 0 where another run has the range.
     """
-    place = Workspace.open(Path(workspace))
+    place = Workspace.open(parse_place(workspace))
     loaded = frozen_recipe(place, recipe, Path(base))
     run_id = str(get_run_context().flow_run.id)  # type: ignore[union-attr]
     try:
-        lease = Leases(place.root, step).take(range, after, run_id)
+        share = allotment.as_json() if allotment else None
+        lease = Leases(place.root, step).take(range, after, run_id, allotment=share)
     except LeaseTaken:
         return {"shards": 0}
     runner = loaded.recipe.runner
@@ -77,13 +83,13 @@ def generate_range(
         one = next(one for one in todo.steps if one.key == step)
         work = ordered(todo, one, orders)
         if work:
-            one.run(Context(place, run_id, heartbeat, runner.memory_mb), one, work)
+            one.run(Context(place, run_id, heartbeat, runner.memory_mb, allotment), one, work)
     return {"shards": len(work)}
 
 
 def frozen_recipe(place: Workspace, recipe: str, base: Path) -> LoadedRecipe:
     path = place.root / "recipes" / f"{recipe}.yaml"
-    return check_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), base, path=path)
+    return check_recipe(yaml.safe_load(read_file(path).decode("utf-8")), base, path=path)
 
 
 def ordered(todo: Plan, step: Step, orders: list[Order]) -> list[Work]:

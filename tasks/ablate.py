@@ -4,9 +4,10 @@ A variant is a set of recipe overrides. It reads the parent workspace's tables u
 exports by itself, and is trained once a seed on a sample of its export of the same number of tokens:
 
     ablations/<variant>/            a workspace: selection, export
-    ablations/<variant>/seed-<n>/   a workspace: the sample, the student, its evaluation
+    ablations/<variant>/seed-<n>/   a workspace: the samples, the student, its evaluation
 
-Not covered: pairs for redi and dpo are linked as they are, of whatever number of tokens.
+A student that is trained on pairs (redi, dpo) gets a sample of these too, of the same number of tokens, both sides of a
+pair together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,11 +27,27 @@ from storage.fingerprint import hash_json, hash_text
 from storage.manifest import Book, Inputs
 from storage.workspace import ALL, Workspace
 from tasks.errors import BadSetting
-from tasks.export import export_folder, swap_folder
+from tasks.export import PAIRS as PAIRS_STEP
+from tasks.export import swap_folder
+from tasks.export_lengths import reader_of
 from tasks.settings import Settings
 from tasks.student_stages import StudentSettings
 
-VERSION = "1"
+VERSION = "2"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is sampled: the export that it comes from, and where a row has its id."""
+
+    unit: str
+    step: str
+    folder: str
+    key: str
+
+
+EXAMPLES = Kind("example", "export", "exports/huggingface", "response_id")
+PAIRS = Kind("pair", PAIRS_STEP, "exports/preference", "pair_id")
 
 
 class AblateSettings(Settings):
@@ -47,7 +63,8 @@ class AblateSettings(Settings):
 
 @dataclass(frozen=True)
 class Lengths:
-    """The training examples of an export: (response_id, tokens), those that no training would take left out."""
+    """The training examples of an export: (response_id, tokens), those that no training would take left out. Of pairs
+    (pair_id, tokens of both sides)."""
 
     examples: tuple[tuple[str, int], ...]
     overlong: int
@@ -57,8 +74,11 @@ class Lengths:
         return sum(tokens for _, tokens in self.examples)
 
 
-def measure_lengths(export: Path, student: StudentSettings, model: str) -> Lengths:
-    """Tokens of each training example, rendered as the trainer does. Raises BadSetting for one it would refuse."""
+def measure_lengths(variant: Workspace, student: StudentSettings, model: str, kind: Kind) -> Lengths:
+    """Tokens of each example or pair, rendered as the trainer does. Raises BadSetting for one it would refuse.
+
+    What is over the shortest `max_length` of the stages that read it is left out or cut, as `student.overlong` says.
+    """
     from transformers import AutoTokenizer  # slow to import
 
     from tasks.student_examples import UnusableData, encode
@@ -66,23 +86,29 @@ def measure_lengths(export: Path, student: StudentSettings, model: str) -> Lengt
     tokenizer = AutoTokenizer.from_pretrained(model)
     if student.chat_template is not None:
         tokenizer.chat_template = Path(student.chat_template).read_text(encoding="utf-8")
+    reader = reader_of(student, pairs=kind is PAIRS)
+    limit = reader.max_length if reader else student.max_length
     found, overlong = [], 0
-    for row in _rows(export):
+    for identity, conversations in _conversations(variant.fetch(kind.folder), kind):
         try:
-            length = len(encode(row["messages"], row["response_id"], tokenizer)["input_ids"])
+            lengths = [len(encode(one, identity, tokenizer)["input_ids"]) for one in conversations]
         except UnusableData as fault:
             raise BadSetting(str(fault)) from fault
-        if length > student.max_length and student.overlong == "drop":
+        if max(lengths) > limit and student.overlong == "drop":
             overlong += 1
         else:
-            found.append((row["response_id"], min(length, student.max_length)))
+            found.append((identity, sum(min(length, limit) for length in lengths)))
     return Lengths(tuple(sorted(found)), overlong)
 
 
-def _rows(export: Path) -> Iterator[dict[str, Any]]:
+def _conversations(export: Path, kind: Kind) -> Iterator[tuple[str, list[list[dict[str, str]]]]]:
+    """Of each training row its id, and what is rendered of it: one conversation, or one for each side of a pair."""
+    columns = ["prompt", "chosen", "rejected"] if kind is PAIRS else ["messages"]
     for file in sorted(export.glob("data/train-*.parquet")):
-        for batch in pq.ParquetFile(file).iter_batches(columns=["messages", "response_id"]):
-            yield from batch.to_pylist()
+        for batch in pq.ParquetFile(file).iter_batches(columns=[kind.key, *columns]):
+            for row in batch.to_pylist():
+                sides = [[*row["prompt"], *row[side]] for side in columns[1:]] if kind is PAIRS else [row["messages"]]
+                yield row[kind.key], sides
 
 
 def sample(lengths: Lengths, budget: int, seed: int) -> tuple[set[str], int]:
@@ -118,12 +144,6 @@ def link_steps(source: Workspace, target: Workspace, keys: Sequence[str]) -> Non
                 _link(source.root / table, target.root / table)
 
 
-def link_folder(source: Workspace, target: Workspace, relative: str) -> None:
-    """The same for a folder beside the tables, if it is there."""
-    if (source.root / relative).exists():
-        _link(source.root / relative, target.root / relative)
-
-
 def _link(place: Path, link: Path) -> None:
     make_folder(link.parent)
     wanted = os.path.relpath(place.resolve(), link.parent.resolve())
@@ -136,28 +156,32 @@ def _link(place: Path, link: Path) -> None:
     link.symlink_to(wanted, target_is_directory=True)
 
 
-def commit_sample(variant: Workspace, seeded: Workspace, lengths: Lengths, budget: int, seed: int, run_id: str) -> None:
+def commit_sample(variant: Workspace, seeded: Workspace, lengths: Lengths, budget: int, seed: int, run_id: str,
+                  kind: Kind) -> None:  # fmt: skip
     """Write the seed's sample of the variant's export as the export of `seeded`, unless it is there."""
-    content = variant.need("export", ALL).content
-    inputs = Inputs(VERSION, {"budget": budget, "seed": seed, "overlong": lengths.overlong}, {"export": content})
-    head = seeded.head("export", ALL)
+    for place in (seeded.root / "manifest" / kind.step, seeded.root / kind.folder):
+        if place.is_symlink():  # of a version that linked the pairs: nothing may be written through it
+            place.unlink()
+    content = variant.need(kind.step, ALL).content
+    inputs = Inputs(VERSION, {"budget": budget, "seed": seed, "overlong": lengths.overlong}, {kind.step: content})
+    head = seeded.head(kind.step, ALL)
     if head is not None and head.fingerprint == inputs.fingerprint:
         return
-    transaction = seeded.begin("export", ALL, inputs, run_id=run_id)
+    transaction = seeded.begin(kind.step, ALL, inputs, run_id=run_id)
     taken, total = sample(lengths, budget, seed)
     scratch = seeded.scratch()
-    tables = [pq.read_table(file) for file in sorted(export_folder(variant).glob("data/train-*.parquet"))]
+    tables = [pq.read_table(file) for file in sorted(variant.fetch(kind.folder).glob("data/train-*.parquet"))]
     table = pa.concat_tables(tables)
-    table = table.filter(pa.array([one in taken for one in table["response_id"].to_pylist()], pa.bool_()))
+    table = table.filter(pa.array([one in taken for one in table[kind.key].to_pylist()], pa.bool_()))
     write_file(scratch / "data" / "train-00000-of-00001.parquet",
                lambda path: pq.write_table(table, path, compression="zstd"))  # fmt: skip
-    swap_folder(scratch, export_folder(seeded))
-    extra = {"rows": {"train": table.num_rows, "validation": 0}, "tokens": total, "folder": "exports/huggingface"}
-    book = Book("example", table.num_rows, table.num_rows)
+    swap_folder(scratch, seeded.fetch(kind.folder))
+    extra = {"rows": {"train": table.num_rows, "validation": 0}, "tokens": total, "folder": kind.folder}
+    book = Book(kind.unit, table.num_rows, table.num_rows)
     transaction.commit_result([book], content=hash_json([content, sorted(taken)]), extra=extra)
 
 
-def sampled(seeded: Workspace) -> tuple[int, int]:
-    """(examples, tokens) of the committed sample."""
-    extra = seeded.need("export", ALL).extra
+def sampled(seeded: Workspace, kind: Kind) -> tuple[int, int]:
+    """(rows, tokens) of the committed sample."""
+    extra = seeded.need(kind.step, ALL).extra
     return extra["rows"]["train"], extra["tokens"]

@@ -33,6 +33,10 @@ class AblationRow:
     """trained on, mean over the seeds, rounded"""
     tokens: int
     """of these, in one epoch, mean over the seeds, rounded"""
+    pairs: int | None
+    """trained on, mean over the seeds, rounded; None where no stage is trained on pairs"""
+    pair_tokens: int | None
+    """of both their sides"""
     seeds: int
     questions: int
     accuracy: float | None
@@ -55,6 +59,8 @@ class Measured:
     samples: tuple[tuple[int, int], ...]
     """(examples, tokens) of each seed"""
     rates: tuple[Rates, ...]
+    pairs: tuple[tuple[int, int], ...] = ()
+    """(pairs, tokens) of each seed, where the student is trained on pairs"""
 
 
 def table_rows(measured: Sequence[Measured], *, seed: int = 17) -> list[AblationRow]:
@@ -72,7 +78,8 @@ def _matrix(one: Measured, questions: Sequence[str]) -> np.ndarray:
 
 
 def _row(one: Measured, matrix: np.ndarray, first: np.ndarray, *, is_first: bool, seed: int) -> AblationRow:
-    examples, tokens = (round(float(np.mean(column))) for column in zip(*one.samples, strict=True))
+    examples, tokens = _means(one.samples)
+    pairs, pair_tokens = _means(one.pairs) if one.pairs else (None, None)
     blank: Estimated = (None, None, None)
     judged = matrix.size > 0
     accuracy: Estimated = (float(matrix.mean()), *_interval(matrix, None, seed)) if judged else blank
@@ -82,9 +89,15 @@ def _row(one: Measured, matrix: np.ndarray, first: np.ndarray, *, is_first: bool
     by_seed = " ".join(f"{rate:.4f}" for rate in matrix.mean(axis=1)) if judged else ""
     return AblationRow(
         variant=one.variant, overrides=" ".join(one.overrides), exported=one.exported, examples=examples, tokens=tokens,
+        pairs=pairs, pair_tokens=pair_tokens,
         seeds=len(one.rates), questions=matrix.shape[1] if judged else 0, accuracy=accuracy[0], low=accuracy[1],
         high=accuracy[2], by_seed=by_seed, difference=apart[0], difference_low=apart[1], difference_high=apart[2],
     )  # fmt: skip
+
+
+def _means(samples: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    rows, tokens = (round(float(np.mean(column))) for column in zip(*samples, strict=True))
+    return rows, tokens
 
 
 def _interval(matrix: np.ndarray, other: np.ndarray | None, seed: int) -> tuple[float, float]:

@@ -43,6 +43,15 @@ def asking_step(key: str, version: str, identity: dict[str, Any], reads: Sequenc
                 exclusive=teacher.fills_machine)  # fmt: skip
 
 
+def refuse_rounds(teacher: TeacherBase, kind: str) -> None:
+    """Raises ValueError where a model that is asked once about each question is told to sample again, or limited."""
+    if teacher.until is not None:
+        raise ValueError(f"a {kind} is asked once about each question: leave `until` out, found {teacher.until}")
+    if teacher.budget is not None:
+        raise ValueError(f"a budget counts what teachers cost, not a {kind}: leave `budget` out; `stillhouse plan` "
+                         "says how many requests it gets")  # fmt: skip
+
+
 def request_about(kind: str, question: str, messages: tuple[dict[str, str], ...], sampling: dict[str, Any],
                   teacher: TeacherBase, revision: str) -> Request:  # fmt: skip
     """The request of a `kind` about a question; its id covers all that it asks and whom."""

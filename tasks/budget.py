@@ -9,9 +9,8 @@ How long a response gets is known only when it is there: requests in flight are 
 (of the first ones: `expected_tokens`, else max_tokens), so that tokens and money overshoot by as much as those in
 flight differ from it, at most by what is in flight.
 
-Covered: one process that asks all teachers, and workers, each of which takes the share of its range: together they
-exceed no budget in requests, and may leave a rest that the next run spends. Not covered: what scorers, judges and
-labellers cost; teachers that have left the recipe; the hours of a run that workers share (each range has its own).
+Covered: one process that asks all teachers; how workers share a budget is in tasks/allotment.py. Not covered: what
+scorers, judges and labellers cost; teachers that have left the recipe.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from storage.schemas import TABLES
 from storage.workspace import Workspace
 from tasks.plan import slices
 from tasks.shard_log import log_folder, logs, read_log, shard_of
-from tasks.step import ASKED_FOR, Step, Work
+from tasks.step import Step
 from tasks.teachers.settings import BudgetSettings, TeacherBase
 from tasks.teachers.teacher import Reply
 
@@ -129,18 +128,6 @@ class _Purse:
         if limits.hours is not None:
             yield "hours", limits.hours, (time.monotonic() - (self.began or time.monotonic())) / 3600, 0
 
-    def take_share(self, own: int, rest: int) -> None:
-        """Keep what is left for `rest` requests that others ask."""
-        used = {name: amount for name, _, amount, _ in self._amounts()}
-        left = {
-            name: max(0, limit - used.get(name, 0))
-            for name, limit in self.limits.as_json().items()
-            if limit is not None and name != "hours"
-        }
-        share = allot(self.limits.model_copy(update=left), [own, rest])[0].as_json()
-        self.limits = self.limits.model_copy(update={name: used[name] + share[name] for name in left})
-        self.whose += ", the share of this range"
-
 
 class Budget:
     """What one process may spend on its teachers. Threads may share it.
@@ -164,25 +151,23 @@ class Budget:
         """Whether this teacher spends from the same budget as the others: they are asked one after the other then."""
         return self._total is not None and teacher in self._accounts
 
-    def begin(self, workspace: Workspace, step: Step, teacher: TeacherBase, work: Sequence[Work]) -> None:
-        """Count what is spent and start the clocks; call it before a teacher's first request. If `work` is but a part
-        of what the step misses, the budget is its share by missing requests."""
+    def begin(self, workspace: Workspace, teacher: TeacherBase) -> None:
+        """Count what is spent and start the clocks; call it before a teacher's first request."""
         with self._lock:
-            purses = self._purses[teacher.name]
-            for purse in purses:
+            for purse in self._purses[teacher.name]:
                 purse.began = purse.began or time.monotonic()
                 for account in purse.accounts:
                     if not account.counted:
                         for one in slices(account.teacher):
                             account.spent += spent(workspace, f"generate.{one}")
                         account.counted = True
-            if not purses:
-                return
-            own = sum(missing(workspace, step, teacher, one.shard, again=one.why == ASKED_FOR) for one in work)
-            others = set(workspace.shards) - {one.shard for one in work}
-            rest = sum(missing(workspace, step, teacher, shard) for shard in others)
-            for purse in purses if rest else ():
-                purse.take_share(own, rest)
+
+    def begin_share(self, teacher: TeacherBase, whose: str, limits: BudgetSettings, cost: Spent, ran_s: float) -> None:
+        """Go by these limits alone: on requests that have cost so much, in a run that began `ran_s` seconds ago."""
+        account = _Account(teacher, cost, counted=True)
+        with self._lock:
+            self._accounts[teacher.name] = account
+            self._purses[teacher.name] = [_Purse(whose, limits, [account], time.monotonic() - ran_s)]
 
     def admit(self, teacher: str) -> Answer:
         """GO takes one request into flight."""
@@ -281,16 +266,21 @@ def by_price(teachers: Sequence[TeacherBase]) -> list[TeacherBase]:
 
 def spent(workspace: Workspace, step: str) -> Spent:
     """What a generate step's responses have cost: those committed, and those in the logs of unfinished shards."""
-    found = Spent()
+    return sum(spent_by_shard(workspace, step).values(), Spent())
+
+
+def spent_by_shard(workspace: Workspace, step: str, shards: Sequence[str] | None = None) -> dict[str, Spent]:
+    """The same by shard; of these alone, if some are named. Shards that cost nothing are left out."""
+    found: dict[str, Spent] = {}
     unfinished: dict[str, list[Path]] = {}
     for log in logs(log_folder(workspace.root, step)):
         unfinished.setdefault(shard_of(log), []).append(log)
-    for shard in workspace.shards:
+    for shard in workspace.shards if shards is None else shards:
         head = workspace.head(step, shard)
         if head is not None:
-            found += _committed(workspace, head)
+            found[shard] = _committed(workspace, head)
         if shard in unfinished:
-            found += _logged(workspace, head, unfinished[shard])
+            found[shard] = found.get(shard, Spent()) + _logged(workspace, head, unfinished[shard])
     return found
 
 

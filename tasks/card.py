@@ -13,6 +13,7 @@ from jinja2 import Environment
 
 from storage.workspace import Workspace
 from tasks.export_licenses import Licensing
+from tasks.page import visible
 
 CARD = """\
 ---
@@ -53,6 +54,11 @@ configs:
 {%- endif %}
 
 Load it: {{ load }}.
+{%- if facts.ordered %}
+
+The files are in the order of the curriculum, within each split: the least `curriculum` first, rows without one last. A
+trainer that shuffles loses it.
+{%- endif %}
 
 ## Where it comes from, and under which licences
 
@@ -137,10 +143,11 @@ teachers' majority and a judge put in the place of the source's, which stands in
 
 
 class CardFacts:
-    """Counts over the examples or pairs, one pass; those of one question come together."""
+    """Counts over the examples or pairs, one pass; those of one question come together. `ordered`: they are written in
+    the order of a curriculum."""
 
-    def __init__(self, name: str, *, pairs: bool = False) -> None:
-        self.name, self.pairs = name, pairs
+    def __init__(self, name: str, *, pairs: bool = False, ordered: bool = False) -> None:
+        self.name, self.pairs, self.ordered = name, pairs, ordered
         self.total = self.questions = 0
         self._last: str | None = None
         self.by: dict[str, Counter[Any]] = {
@@ -186,8 +193,8 @@ class Origin:
     """What a card says besides its rows: how they were made, and what may be done with them."""
 
     licensing: Licensing
-    teachers: dict[str, str] = field(default_factory=dict)
-    """teacher → licence or terms, where the recipe states them"""
+    teachers: dict[str, str | None] = field(default_factory=dict)
+    """teacher → licence or terms; None: the recipe states none"""
     recipe: dict[str, Any] = field(default_factory=dict)
     books: Sequence[BookRow] = ()
     lengths: dict[str, Any] | None = None
@@ -228,5 +235,5 @@ def books_of(workspace: Workspace, keys: Sequence[str]) -> list[BookRow]:
 
 
 def _cell(text: object) -> str:
-    """Text of a record in a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text of a record in a Markdown table; control characters and invisible marks are written out."""
+    return str(visible(" ".join(str(text).split()))).replace("|", "\\|").replace("<", "&lt;")

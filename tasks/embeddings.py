@@ -18,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -108,6 +109,11 @@ def _model(settings: EmbeddingSettings) -> Any:
     stamps = _stamps(folder) if folder.is_dir() else ()
     try:
         return _load(settings.model, settings.kind, settings.revision, stamps)
+    except UnpicklingError as fault:
+        raise BadSetting(
+            f"curate.embedding.model: the weights of {settings.model} are a pickle that holds more than numbers, which "
+            "could run code; take a model with safetensors"
+        ) from fault
     except (OSError, ValueError, KeyError) as fault:
         what = "folder" if folder.is_dir() else "hub model (is there a network?)"
         raise BadSetting(

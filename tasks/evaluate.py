@@ -30,12 +30,12 @@ from tasks.evaluate_benchmarks import Benchmarks, benchmark_files, read_benchmar
 from tasks.evaluate_measure import measure
 from tasks.generate import generate_step
 from tasks.grade import GradeSettings, grade_steps
-from tasks.settings import Settings
+from tasks.settings import CategoryName, CategoryOrDefault, Settings
 from tasks.sources import Source
 from tasks.step import Context, Heads, Progress, Step, Work, pending_work
 from tasks.teachers.revision import resolve_revision
 from tasks.teachers.settings import Prompt, Sampling, TeacherBase, TeacherSettings
-from tasks.train import StudentSettings, base_model, student_folder
+from tasks.train import StudentSettings, base_model
 from tasks.verifiers.bench import static_versions
 from tasks.verifiers.settings import VerifySettings
 from tasks.verify import verify_step
@@ -47,10 +47,10 @@ SIDES = ("before", "after")
 class EvaluateSettings(Settings):
     samples: int = Field(default=1, ge=1)
     """Answers per held-out question; pass@k is reported for every k up to this that is a power of two."""
-    prompts: dict[str, Prompt] = {}
-    """How the student is asked; the same as in `export`, if it was trained with one."""
+    prompts: dict[CategoryOrDefault, Prompt] = {}
+    """How the student is asked, by category or `default`; the same as in `export`, if it was trained with one."""
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
-    sampling_by_category: dict[str, Sampling] = {}
+    sampling_by_category: dict[CategoryName, Sampling] = {}
     greedy: bool = False
     """Ask once more without randomness, one answer a question, where `sampling` draws."""
     base: bool = True
@@ -64,8 +64,9 @@ class EvaluateSettings(Settings):
     served: dict[Literal["before", "after"], dict[str, Any]] = {}
     """openai: `model`, `base_url` and other settings of an openai teacher, for each side."""
     watch: int | None = Field(default=None, ge=1)
-    """Also measure the base model and what each stage left: likelihood of so many held-out teacher texts, and accuracy,
-    side by side (teacher hacking). Null: no, since it costs an evaluation per stage."""
+    """Also measure the base model, the checkpoints of `student.keep_checkpoints` and what each stage left: likelihood
+    of so many held-out teacher texts, and accuracy, side by side (teacher hacking). Null: no, since each costs an
+    evaluation."""
     lm_eval: tuple[str, ...] = ()
     """A command of lm-eval's to run on the trained student, `{model}` and `{out}` filled in; empty: none."""
     dtype: str = "auto"
@@ -111,7 +112,8 @@ class EvaluateSettings(Settings):
 
 
 def eval_folder(workspace: Workspace, student: str) -> Path:
-    return student_folder(workspace, student) / "eval"
+    """The place of the inner workspace: where the outer one lies, so that other machines find the answers."""
+    return workspace.root / "students" / student / "eval"
 
 
 def evaluate_step(settings: EvaluateSettings, student: StudentSettings, verify: VerifySettings, grade: GradeSettings,
@@ -143,7 +145,7 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
     heldout, in_training = _take_questions(context, inner, benchmarks)
     if not heldout and not benchmarks.questions:
         raise BadSetting("no held-out questions to evaluate on; set `curate.heldout` to a share such as 0.05")
-    trained = str(student_folder(workspace, student.name) / "train" / "model")
+    trained = str(workspace.fetch(f"students/{student.name}/train") / "model")
     sides = settings.sides()
     teachers = [settings.asked(side, trained if side.startswith("after") else base_model(student)) for side in sides]
     steps = [generate_step(teacher, base) for teacher in teachers]

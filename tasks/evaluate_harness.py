@@ -21,7 +21,6 @@ from storage.manifest import Book
 from storage.workspace import ALL, Workspace
 from tasks.errors import BadSetting, StageError
 from tasks.step import Context, Step, Work
-from tasks.train import student_folder
 
 VERSION = "1"
 LAST_LINES = 8
@@ -52,7 +51,7 @@ def run_harness(workspace: Workspace, command: Sequence[str], student: str) -> d
             f"evaluate.lm_eval: no program {command[0]} here; pip install lm-eval, or leave the setting out"
         )
     out = workspace.scratch()
-    model = str(student_folder(workspace, student) / "train" / "model")
+    model = str(workspace.fetch(f"students/{student}/train") / "model")
     filled = [part.replace("{model}", model).replace("{out}", str(out)) for part in command]
     done = subprocess.run(filled, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
                           check=False)  # fmt: skip

@@ -1,11 +1,12 @@
 """The teacher-hacking watch: does the student near its teachers while it drifts from the truth (arXiv 2502.02671)?
 
-The step `watch.<student>` takes the base model, each checkpoint that is there, and what each stage left, and measures
-of each the likelihood of held-out teacher text (the teachers' verified answers, by the scorers' machinery) and the
-verified accuracy on the held-out questions. The proxy that rises while accuracy falls is the sign.
+The step `watch.<student>` takes the base model, each model that a stage kept on its way (`student.keep_checkpoints`),
+and what each stage left, and measures of each the likelihood of held-out teacher text (the teachers' verified answers,
+by the scorers' machinery) and the verified accuracy on the held-out questions. The proxy that rises while accuracy
+falls is the sign.
 
-A training deletes its checkpoints when it ends (tasks/student_program.py), so that as a rule the points are the base
-model and the stages. Costs a scoring and an evaluation per point; off unless `evaluate.watch` is set.
+Checkpoints to resume from are deleted when a training ends (tasks/student_program.py) and are no points. Costs a
+scoring and an evaluation per point; off unless `evaluate.watch` is set.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from tasks.metrics import accuracy, accuracy_interval
 from tasks.provenance_student import score_answers
 from tasks.scorers.settings import TransformersScorerSettings
 from tasks.step import Context, Step, Work
-from tasks.student import MODEL
+from tasks.student import KEPT, MODEL
 from tasks.student_stages import StudentSettings
-from tasks.train import base_model, student_folder
+from tasks.train import base_model
 from tasks.verifiers.settings import VerifySettings
 from tasks.verify import verify_step
 
-VERSION = "1"
+VERSION = "2"
 Row = dict[str, Any]
 
 
@@ -54,19 +55,23 @@ def watch_step(settings: EvaluateSettings, student: StudentSettings, verify: Ver
         for one in work:
             _watch(context, step, one, settings, student, verify, teachers, workers)
 
-    described = {"evaluate": settings.as_json(exclude={"batch_size", "device", "lm_eval"}), "verify": verify.judging()}
+    described = {
+        "evaluate": settings.as_json(exclude={"batch_size", "device", "lm_eval"}), "verify": verify.judging(),
+        "points": [*(stage.label for stage in student.all_stages()), student.keep_checkpoints],
+    }  # fmt: skip
     reads = ("curate", "grade", f"train.{student.name}", f"evaluate.{student.name}",
              *(f"generate.{name}" for name in teachers), *(f"verify.{name}" for name in teachers))  # fmt: skip
     return Step(f"watch.{student.name}", "evaluate", "one", VERSION, described, reads, run, exclusive=True)
 
 
 def points(workspace: Workspace, student: StudentSettings) -> list[Point]:
-    """The base model, then stage by stage its checkpoints in their order and what it left."""
+    """The base model, then stage by stage what it kept on its way and what it left."""
     found = [Point("base", "base", base_model(student))]
     for stage in student.all_stages():
-        folder = student_folder(workspace, student.name) / stage.label
-        kept = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        found += [Point(f"{stage.label} {one.name}", f"{stage.label}-{one.name}", str(one)) for one in kept]
+        folder = workspace.fetch(f"students/{student.name}/{stage.label}")
+        for kept in sorted((folder / KEPT).glob("step-*")):
+            number = int(kept.name.removeprefix("step-"))
+            found.append(Point(f"{stage.label} {number}", f"{stage.label}-{kept.name}", str(kept)))
         if (folder / MODEL).is_dir():
             found.append(Point(stage.label, stage.label, str(folder / MODEL)))
     return found
@@ -77,7 +82,7 @@ def _watch(context: Context, step: Step, work: Work, settings: EvaluateSettings,
     workspace = context.workspace
     transaction = context.begin(step, work)
     texts = teacher_texts(workspace, teachers, settings.watch or 0)
-    inner = Workspace.create(student_folder(workspace, student.name) / "watch", bits=workspace.bits)
+    inner = Workspace.create(workspace.root / "students" / student.name / "watch", bits=workspace.bits)
     for shard in inner.shards:
         curated = workspace.read("curate", shard, "curated")
         commit_questions(context, inner, shard, curated.filter(pc.field("split") == "heldout"), VERSION, {})

@@ -2,15 +2,15 @@
 
     exports/huggingface/data/train-00000-of-00001.parquet …, data/validation-…, README.md
 
-Rows stream through; each format is written beside its place and swapped in whole, and the commit in the manifest comes
-last. What nobody may pass on is refused before anything is written (tasks/export_licenses.py). The preference pairs go
-through the same code (tasks/export_pairs.py).
+Rows stream through, in the order of `select.curriculum` where there is one (tasks/export_order.py); each format is
+written beside its place and swapped in whole, and the commit in the manifest comes last. What nobody may pass on is
+refused before anything is written (tasks/export_licenses.py). The preference pairs go through the same code
+(tasks/export_pairs.py).
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,25 @@ from typing import Any
 from pydantic import Field
 
 from storage.fingerprint import combine
-from storage.manifest import Book
+from storage.manifest import Book, Inputs
 from storage.workspace import ALL, Workspace
 from tasks.card import CardFacts, Origin, books_of, write_card
 from tasks.export_files import swap_folder as swap_folder
 from tasks.export_lengths import LengthCheck, Reader, length_line, reader_of
 from tasks.export_licenses import check_licenses
+from tasks.export_order import has_curriculum, in_curriculum_order
 from tasks.export_rows import EXAMPLE as EXAMPLE
 from tasks.export_rows import count_licenses, examples, split_of
-from tasks.formats import EXAMPLE_FORMATS, Format, FormatName, example_formats, folder_of
-from tasks.settings import Settings
+from tasks.formats import EXAMPLE_FORMATS, PAIR_FOLDERS, Format, FormatName, example_formats
+from tasks.settings import CategoryOrDefault, Settings
 from tasks.step import Context, Step, Work
 from tasks.student_stages import StudentSettings
 from tasks.teachers.settings import Prompt
 
-VERSION = "3"
+VERSION = "4"
+PAIRS = "export.pairs"
+"""key of the step that exports the pairs"""
+GONE = Book("pair", 0, 0)
 CURATION = ("ingest", "embed", "screen", "dedup", "label", "thin", "rewrite", "curate")
 
 
@@ -41,7 +45,7 @@ class ExportSettings(Settings):
     """Each one a folder `exports/<format>`; a student of the recipe reads huggingface."""
     validation: float = Field(default=0.05, ge=0, lt=1)
     """Share of the questions, by hash, that go to the validation split (for the loss; never held-out ones)."""
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[CategoryOrDefault, Prompt] = {}
     """How the student is asked, by category or `default`; unset: the bare question."""
     think: bool = True
     """Put the thinking part in front of the answer, as <think>…</think>."""
@@ -56,14 +60,16 @@ class Maker:
     name: str
     """the recipe's"""
     teachers: tuple[str, ...]
-    teacher_licenses: dict[str, str] = field(default_factory=dict)
+    teacher_licenses: dict[str, str | None] = field(default_factory=dict)
+    """teacher → licence or terms of what it writes; None: the recipe states none"""
     recipe: dict[str, Any] = field(default_factory=dict)
     """the settings that made the rows; nothing that is a machine's or a secret"""
     student: StudentSettings | None = None
 
 
-def export_step(settings: ExportSettings, maker: Maker, *, repairs: bool = False) -> Step:
-    """The step that writes a folder for each of `formats`; `repairs`: the recipe has the step `repair`."""
+def export_step(settings: ExportSettings, maker: Maker, *, repairs: bool = False, pairs: bool = False) -> Step:
+    """The step that writes a folder for each of `formats`; `repairs`: the recipe has the step `repair`; `pairs`: it has
+    `export.pairs`. Without pairs, folders that an earlier recipe made of some are removed."""
     reader = reader_of(maker.student, pairs=False)
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
@@ -75,12 +81,28 @@ def export_step(settings: ExportSettings, maker: Maker, *, repairs: bool = False
                 return examples(context.workspace, shard, maker.teachers, settings.prompts, think=settings.think,
                                 repairs=repairs)  # fmt: skip
 
-            job = Job("example", ("select", "selection"), CardFacts(maker.name), formats, reader, rows)
+            facts = CardFacts(maker.name, ordered=has_curriculum(workspace))
+            job = Job("example", ("select", "selection"), facts, formats, reader, rows)
             write_export(context, step, one, job, settings, maker)
             remove_others(workspace, EXAMPLE_FORMATS, settings.formats)
+            if not pairs:
+                _remove_pairs(context)
 
     reads = ("curate", "grade", "select", *(["repair"] if repairs else []), *_generated(maker))
-    return Step("export", "export", "one", VERSION, described(settings, maker, reader), reads, run)
+    found = described(settings, maker, reader) | ({"pairs": True} if pairs else {})
+    return Step("export", "export", "one", VERSION, found, reads, run)
+
+
+def _remove_pairs(context: Context) -> None:
+    """Remove what `negatives` left, once the recipe has none. A commit of nothing takes the last one's place, so that
+    the same negatives are exported again when they come back."""
+    workspace = context.workspace
+    head = workspace.head(PAIRS, ALL)
+    if head is not None and head.books != (GONE,):
+        inputs = Inputs(VERSION, {"negatives": None}, {})
+        transaction = workspace.begin(PAIRS, ALL, inputs, run_id=context.run_id, why="no negatives any more")
+        transaction.commit_result([GONE], content=inputs.fingerprint, extra={"rows": {}, "folders": []})
+    remove_others(workspace, PAIR_FOLDERS, ())
 
 
 def described(settings: ExportSettings, maker: Maker, reader: Reader | None) -> dict[str, Any]:
@@ -119,17 +141,13 @@ def write_export(context: Context, step: Step, work: Work, job: Job, settings: E
     licensing = check_licenses(counted, maker.teacher_licenses, allow=settings.allow_unknown_license)
     check = LengthCheck(job.reader, counted.total()) if job.reader else None
     total = dict.fromkeys(("train", "validation"), 0)
-    for shard in workspace.shards:
-        context.progress.expect(step.key, 1)
-        for row in job.rows(shard):
-            split = split_of(row["question_id"], settings.validation)
-            total[split] += 1
-            job.facts.count(row)
-            for one in job.formats:
-                one.add(split, row)
-            if check:
-                check.add(*_rendered(row))
-        context.progress.advance(step.key, 1)
+    for row in _in_order(context, step, job):
+        split = split_of(row["question_id"], settings.validation)
+        total[split] += 1
+        for one in job.formats:
+            one.add(split, row)
+        if check:
+            check.add(*_rendered(row))
     steps = [*CURATION, *_generated(maker), *(f"verify.{one}" for one in maker.teachers), "select", "negatives"]
     lengths = check.report() if check else None
     origin = Origin(licensing, maker.teacher_licenses, maker.recipe, books_of(workspace, steps), lengths)
@@ -139,12 +157,29 @@ def write_export(context: Context, step: Step, work: Work, job: Job, settings: E
                    left_out=one.left_out)  # fmt: skip
     for one in job.formats:
         swap_folder(one.folder, one.target)
+        workspace.publish(f"exports/{one.name}")
     extra = {
         "rows": total, "folders": [f"exports/{one.name}" for one in job.formats], "license": licensing.line(),
         "license_remarks": licensing.sentences(), "lengths": lengths,
         "left_out": {one.name: one.left_out for one in job.formats if one.left_out},
     }  # fmt: skip
     transaction.commit_result([Book(job.unit, job.facts.total, job.facts.total)], content=content, extra=extra)
+
+
+def _in_order(context: Context, step: Step, job: Job) -> Iterator[dict[str, Any]]:
+    """All rows, counted for the card on the way, while those of one question are together."""
+
+    def by_shard() -> Iterator[dict[str, Any]]:
+        for shard in context.workspace.shards:
+            context.progress.expect(step.key, 1)
+            for row in job.rows(shard):
+                job.facts.count(row)
+                yield row
+            context.progress.advance(step.key, 1)
+
+    if not job.facts.ordered:
+        return by_shard()
+    return in_curriculum_order(by_shard(), context.workspace.scratch(), context.memory_mb)
 
 
 def _rendered(row: dict[str, Any]) -> tuple[list[list[dict[str, str]]], str]:
@@ -156,13 +191,13 @@ def _rendered(row: dict[str, Any]) -> tuple[list[list[dict[str, str]]], str]:
 def remove_others(workspace: Workspace, known: Iterable[str], wanted: Sequence[str]) -> None:
     """Folders of formats that the recipe no longer names: nobody keeps them up to date."""
     for name in set(known) - set(wanted):
-        shutil.rmtree(folder_of(workspace, name), ignore_errors=True)
+        workspace.discard(f"exports/{name}")
 
 
 def export_lines(workspace: Workspace) -> list[str]:
     """Of each committed export: its folders, the most restrictive licence, lengths against the student's limit."""
     found = []
-    for step in ("export", "export.pairs"):
+    for step in ("export", PAIRS):
         head = workspace.head(step, ALL)
         if head is None or "license" not in head.extra:  # none yet, or one of an earlier version
             continue
@@ -176,7 +211,7 @@ def export_lines(workspace: Workspace) -> list[str]:
 
 
 def export_folder(workspace: Workspace) -> Path:
-    return folder_of(workspace, "huggingface")
+    return workspace.fetch("exports/huggingface")
 
 
 def export_rows(workspace: Workspace) -> dict[str, int]:

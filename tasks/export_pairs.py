@@ -15,14 +15,14 @@ from typing import Any
 
 from storage.workspace import ALL, Workspace
 from tasks.card import CardFacts
+from tasks.export import PAIRS as KEY
 from tasks.export import ExportSettings, Job, Maker, described, remove_others, write_export
 from tasks.export_lengths import reader_of
 from tasks.export_rows import pairs
-from tasks.formats import folder_of, pair_formats
+from tasks.formats import pair_formats
 from tasks.step import Context, Step, Work
 
-VERSION = "2"
-KEY = "export.pairs"
+VERSION = "3"
 
 
 def export_pairs_step(settings: ExportSettings, maker: Maker) -> Step:
@@ -48,7 +48,7 @@ def export_pairs_step(settings: ExportSettings, maker: Maker) -> Step:
 
 
 def preference_folder(workspace: Workspace) -> Path:
-    return folder_of(workspace, "preference")
+    return workspace.fetch("exports/preference")
 
 
 def pair_rows(workspace: Workspace) -> dict[str, int]:

@@ -36,7 +36,7 @@ class Format:
 
     def __init__(self, workspace: Workspace, data_set: str) -> None:
         self.folder = workspace.scratch()
-        self.target = workspace.root / "exports" / self.name
+        self.target = workspace.local / "exports" / self.name
         self.data_set = data_set
         self.rows = dict.fromkeys(SPLITS, 0)
         self.left_out = 0
@@ -281,6 +281,9 @@ EXAMPLE_FORMATS: dict[str, Callable[[Workspace, str], Format]] = {
 }  # fmt: skip
 
 
+PAIR_FOLDERS = (Preference.name, Kto.name, LlamaFactoryPairs.name)
+
+
 def example_formats(names: tuple[str, ...], workspace: Workspace, data_set: str) -> list[Format]:
     return [EXAMPLE_FORMATS[name](workspace, data_set) for name in names]
 
@@ -292,4 +295,5 @@ def pair_formats(names: tuple[str, ...], workspace: Workspace, data_set: str) ->
 
 
 def folder_of(workspace: Workspace, name: str) -> Path:
-    return workspace.root / "exports" / name
+    """Where a format is written; readers go through `Workspace.fetch`."""
+    return workspace.local / "exports" / name

@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from storage.database import open_views
+from storage.place import is_local
 from storage.schemas import RESPONSES
 from storage.workspace import Workspace
+from tasks.allotment import begin
 from tasks.budget import Answer, Budget, missing
 from tasks.generate_shard import Shard, close_unasked
 from tasks.plan import model_revision
+from tasks.segment_log import SegmentLog
 from tasks.shard_log import Held, ShardLog, Syncer, Unfinished, log_folder
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.tally import ShowsTally, Tally
@@ -41,7 +44,7 @@ from tasks.teachers.settings import (
 )
 from tasks.teachers.teacher import Reply, Request, Teacher
 
-VERSION = "1"
+VERSION = "2"
 COMMIT_EVERY_S = 30.0
 """How often a shard without a log is committed before it is whole."""
 BLOCK = 16_384
@@ -60,8 +63,9 @@ def generate_step(teacher: TeacherBase, base: Path, budget: Budget | None = None
     spending = budget or Budget(None, [teacher])
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
-        spending.begin(context.workspace, step, teacher, work)
-        with open_teacher(teacher, base, context) as engine, Syncer() as syncer:
+        begin(spending, context.workspace, step, teacher, context.allotment)
+        opened = Nobody() if spending.reached(teacher.name) else open_teacher(teacher, base, context)
+        with opened as engine, Syncer() as syncer:
             AskedRange(context, step, work, teacher, revision, engine, syncer, spending).run()
 
     settings: dict[str, Any] = {"teacher": teacher.asks(), "revision": revision}
@@ -93,6 +97,19 @@ def open_teacher(teacher: TeacherBase, base: Path, context: Context) -> Teacher:
         return VLLMTeacher(teacher, base, context.progress)
     assert isinstance(teacher, ReplayTeacherSettings)
     return ReplayTeacher(teacher, base, context.workspace)
+
+
+class Nobody:
+    """The engine of a teacher whose budget is used up: it starts no server and draws no request."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        return iter(())
+
+    def __enter__(self) -> Nobody:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class AskedRange:
@@ -199,7 +216,9 @@ class AskedRange:
         if not self._logged:
             return Held()
         folder = log_folder(self._context.workspace.root, self._step.key)
-        return ShardLog(folder, shard, RESPONSES.names, self._syncer)
+        if is_local(folder):
+            return ShardLog(folder, shard, RESPONSES.names, self._syncer)
+        return SegmentLog(folder, shard, RESPONSES.names, self._syncer)
 
     def _replies(self, feed: Iterator[Request]) -> Generator[Reply, None, None]:
         if self._teacher.draws_lazily:

@@ -11,7 +11,7 @@ Not covered: what a round lacks because requests failed is asked again by the ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,17 +23,18 @@ import pyarrow.compute as pc
 
 from storage.manifest import Book, Inputs
 from storage.schemas import RESPONSES, TABLES
+from tasks.allotment import begin
 from tasks.budget import Budget
-from tasks.generate import AskedRange, open_teacher
+from tasks.generate import AskedRange, Nobody, open_teacher
 from tasks.generate_shard import Shard
 from tasks.plan import ROUNDS, model_revision, planned
-from tasks.rounds import Done, Fate, Rule, committed_fates, fate, later_samples
+from tasks.rounds import Done, Fate, Rule, committed_fates, fate, later_samples, planned_later
 from tasks.shard_log import Syncer, log_folder, logs
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.tally import ShowsTally, Tally
 from tasks.teachers.replay import replay_files
 from tasks.teachers.settings import TeacherBase
-from tasks.teachers.teacher import Reply, Request, Teacher
+from tasks.teachers.teacher import Request, Teacher
 from tasks.verifiers.bench import Bench
 from tasks.verifiers.settings import VerifySettings
 from tasks.verify import VERSION as VERIFY_VERSION
@@ -52,7 +53,7 @@ def rounds_steps(teacher: TeacherBase, rule: Rule, settings: VerifySettings, bas
     described = judged_by(settings, teacher) | {"rule": rule.as_json()}
 
     def ask(context: Context, step: Step, work: Sequence[Work]) -> None:
-        budget.begin(context.workspace, step, _as_later(teacher, rule), work)
+        begin(budget, context.workspace, step, teacher, context.allotment)
         with Bench(settings, workers) as bench, ExitStack() as opened:
             judge = partial(_judge, context, judging, settings, teacher, revision, rule, bench)
             _Rounds(context, step, work, teacher, revision, rule, budget, base, opened, judge).run()
@@ -69,11 +70,6 @@ def rounds_steps(teacher: TeacherBase, rule: Rule, settings: VerifySettings, bas
     judging = Step(f"verify.{teacher.name}{ROUNDS}", "verify", "shard", VERIFY_VERSION, described,
                    (*first, asking.key), verify)  # fmt: skip
     return [asking, judging]
-
-
-def _as_later(teacher: TeacherBase, rule: Rule) -> TeacherBase:
-    """For counting: the most that a question may get in later rounds, as its number of samples."""
-    return teacher.model_copy(update={"samples": rule.cap - rule.samples})
 
 
 def _judge(context: Context, step: Step, settings: VerifySettings, teacher: TeacherBase, revision: str, rule: Rule,
@@ -121,11 +117,9 @@ class _Rounds:
     def _requests(self, shard: str, *, refused_too: bool = False) -> tuple[int, int]:
         """How many requests the later rounds mean by now, and how many of them aren't answered (nor refused)."""
         workspace, name = self._context.workspace, self._teacher.name
-        wanted, _ = self._plan(shard)
-        if not wanted:
-            return 0, 0
         questions = workspace.read("curate", shard, "curated", QUESTION).to_pylist()
-        keys = {one.request.response_id for one in planned(questions, self._teacher, self._revision, wanted)}
+        later = planned_later(workspace, shard, questions, self._teacher, self._revision, self._rule)
+        keys = {one.request.response_id for one in later}
         there: set[str] = set()
         for step in (f"generate.{name}", self._step.key):
             if workspace.head(step, shard) is not None:
@@ -158,7 +152,7 @@ class _Rounds:
         """The engine, once for all rounds; not where the budget lets nothing be asked."""
         if self._engine is None:
             if self._budget.reached(self._teacher.name):
-                return _Nobody()
+                return Nobody()
             self._engine = self._opened.enter_context(open_teacher(self._teacher, self._base, self._context))
         return self._engine
 
@@ -215,19 +209,6 @@ def _under_way(inputs: Inputs) -> Inputs:
     return replace(inputs, settings=inputs.settings | UNDER_WAY)
 
 
-class _Nobody:
-    """The engine of a teacher whose budget is used up: it draws no request."""
-
-    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        return iter(())
-
-    def __enter__(self) -> _Nobody:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 class _LaterShard(Shard):
     """One shard of a round: what the verdicts so far plan, beyond what round 0's slice has paid for."""
 
@@ -237,18 +218,13 @@ class _LaterShard(Shard):
 
     def _planned(self, questions: list[dict[str, Any]]) -> dict[str, Request]:
         workspace, name = self._context.workspace, self._teacher.name
-        fates = committed_fates(workspace, self.name, self._teacher)
-        wanted, _ = later_samples(questions, self._teacher, self._rule, fates)
         rows = workspace.read(f"generate.{name}", self.name, "responses", ["response_id", "error_kind"])
         paid = set(rows.filter(pc.is_null(rows["error_kind"]))["response_id"].to_pylist())
-        found = (one.request for one in planned(questions, self._teacher, self._revision, wanted))
-        return {request.response_id: request for request in found if request.response_id not in paid}
+        later = planned_later(workspace, self.name, questions, self._teacher, self._revision, self._rule)
+        return {one.request.response_id: one.request for one in later if one.request.response_id not in paid}
 
     def _answered_elsewhere(self, plan: dict[str, Request], there: set[str]) -> pa.Table:
         return RESPONSES.empty_table()
-
-    def _round(self, request: Request) -> int:
-        return self._rule.round_of(request.sample_index)
 
     def _further_book(self, whole: bool) -> tuple[list[Book], list[dict[str, Any]]]:
         return [], []

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from storage.manifest import Book, Inputs, Part
 from storage.schemas import RESPONSES, TABLES
 from tasks.budget import planned_requests
-from tasks.plan import ROUNDS, planned
+from tasks.plan import ROUNDS, planned, round_of
 from tasks.shard_log import Row, Unfinished, log_folder, logs
 from tasks.step import ASKED_FOR, Context, Step, Work
 from tasks.teachers.replay import ReplayTeacher, Stray
@@ -79,11 +79,7 @@ class Shard:
         if self._replay or self._context.workspace.head(key, self.name) is None:
             return RESPONSES.empty_table()
         rows = self._context.workspace.read(key, self.name, "responses")
-        rows = rows.filter(pc.and_(_answered(rows), _is_in(rows, plan.keys() - there)))
-        return rows.set_column(AT["round"], RESPONSES.field("round"), pa.array([0] * rows.num_rows, pa.int64()))
-
-    def _round(self, request: Request) -> int:
-        return 0
+        return rows.filter(pc.and_(_answered(rows), _is_in(rows, plan.keys() - there)))
 
     def _take_over(self, work: Work, plan: dict[str, Request]) -> set[str]:
         """The responses of the newest commit that stand. Keeps its refused requests, if they needn't be asked again."""
@@ -123,8 +119,8 @@ class Shard:
         if sampling is None:  # one text for all requests that share the settings
             sampling = self._sampling[id(request.sampling)] = json.dumps(request.sampling, sort_keys=True)
         return [
-            reply.response_id, request.question_id, self._teacher.name, self._revision, self._round(request),
-            request.sample_index,
+            reply.response_id, request.question_id, self._teacher.name, self._revision,
+            round_of(self._teacher, request.sample_index), request.sample_index,
             reply.think_content, reply.answer_content, None, reply.finish_reason, reply.prompt_tokens,
             reply.completion_tokens, reply.mean_logprob, sampling, reply.latency_s, reply.error, reply.error_kind,
         ]  # fmt: skip
@@ -154,7 +150,8 @@ class Shard:
         failed -= _ids(spare)
         silent = len(self.waiting.keys() - there) + len(self.missing) + (0 if whole else len(failed))
         unanswered = _table(self._failed[key] for key in sorted(failed if whole else ()))
-        rows = _judge_truncated(pa.concat_tables([kept, fresh, spare, unanswered]), self._teacher.drop_truncated)
+        rows = _in_rounds(pa.concat_tables([kept, fresh, spare, unanswered]), self._teacher)
+        rows = _judge_truncated(rows, self._teacher.drop_truncated)
         as_it_was = len(self._base) == 1 and rows.num_rows == base.num_rows == kept.num_rows and rows.equals(base)
         self._write(rows, silent, self._base if as_it_was else (), whole)
 
@@ -245,6 +242,13 @@ def _ids(rows: pa.Table) -> set[str]:
 def _answered(rows: pa.Table) -> Any:
     """Which rows hold a response: those without an error, and truncated ones, whatever the settings say of them."""
     return pc.or_(pc.is_null(rows.column("error_kind")), _equal(rows, "error", TRUNCATED))
+
+
+def _in_rounds(rows: pa.Table, teacher: TeacherBase) -> pa.Table:
+    """Each row in the round that its sample is in by now: `samples` may have been more or less when it was asked."""
+    indexes: list[Any] = rows.column("sample_index").to_pylist()
+    rounds = pa.array([round_of(teacher, index) for index in indexes], pa.int64())
+    return rows.set_column(AT["round"], RESPONSES.field("round"), rounds)
 
 
 def _judge_truncated(rows: pa.Table, drop: bool) -> pa.Table:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import duckdb
 
-from storage.database import connect
+from storage.database import connect, files_of
 from storage.schemas import TABLES
 from storage.workspace import Workspace
 from tasks.step import Context, Step
@@ -65,5 +65,5 @@ def view_steps(
     if not parts:
         connection.from_arrow(TABLES[table].schema.empty_table()).create_view(view or table, replace=True)
         return
-    paths = [str(workspace.root / part.path) for part in parts]
+    paths = files_of(connection, workspace, parts)
     connection.read_parquet(paths, hive_partitioning=False).create_view(view or table, replace=True)

@@ -15,8 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from storage.workspace import Workspace
-from tasks.asked import AskedShard, asking_step, request_about
+from tasks.asked import AskedShard, asking_step, refuse_rounds, request_about
 from tasks.label_prompt import RESPONSE_FORMAT, label_messages, prompt_identity, read_labels
 from tasks.plan import model_revision
 from tasks.settings import Settings
@@ -32,6 +34,11 @@ class LabelSettings(Settings):
     teacher: TeacherSettings
     """The labeller, set up like a teacher; its samples and prompts don't count. Unset, temperature is 0 and max_tokens
     1024: give one that thinks more. A replayed label is the JSON object as the response to the question."""
+
+    @model_validator(mode="after")
+    def _asked_once(self) -> LabelSettings:
+        refuse_rounds(self.teacher, "labeller")
+        return self
 
     def sampling(self) -> dict[str, Any]:
         return DEFAULT_SAMPLING | self.teacher.resolved_sampling("default")

@@ -51,6 +51,11 @@ def slices(teacher: TeacherBase) -> list[str]:
     return [teacher.name, f"{teacher.name}{ROUNDS}"] if teacher.until else [teacher.name]
 
 
+def round_of(teacher: TeacherBase, sample_index: int) -> int:
+    """0 for the k samples that are planned for every question; further ones are in rounds of `samples_per_round`."""
+    return max(0, -(-(sample_index + 1 - teacher.samples) // teacher.samples_per_round))
+
+
 def planned(
     questions: Iterable[dict[str, Any]],
     teacher: TeacherBase,

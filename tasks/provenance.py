@@ -1,6 +1,7 @@
 """Provenance: which sentences of a teacher's response are the teacher's own, and which the student would write too.
 
-The step `provenance.<teacher>` compares the scores of two scorers, sentence by sentence, and asks no model. A response
+The step `provenance.<teacher>` compares the scores of two scorers, sentence by sentence, and asks no model;
+`provenance.<teacher>.rounds` does so for the samples of the teacher's later rounds. A response
 one of them can never score goes to the ledger; one whose score is pending is pending here. Select takes the responses
 with the most teacher sentences. The student's own answers are traced in tasks/provenance_student.py.
 """
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from storage.manifest import Book
 from storage.schemas import PROVENANCE
+from tasks.plan import ROUNDS
 from tasks.provenance_classes import ProvenanceSettings, trace
 from tasks.step import Context, Step, Work
 
@@ -26,20 +28,23 @@ AT_ONCE = 10_000
 """responses that are traced before their rows become Arrow buffers"""
 
 
-def provenance_step(settings: ProvenanceSettings, teacher: str) -> Step:
-    """The step `provenance.<teacher>` of the stage `score`."""
+def provenance_step(settings: ProvenanceSettings, teacher: str, *, later: bool = False) -> Step:
+    """The step `provenance.<teacher>` of the stage `score`; `later`: `provenance.<teacher>.rounds`, of the stage
+    `verify` as the rounds are."""
+    rows = f"{teacher}{ROUNDS}" if later else teacher
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         for one in work:
             _trace_shard(context, step, one, settings, teacher)
 
     described = settings.as_json(exclude={"trained"})
-    return Step(f"provenance.{teacher}", "score", "shard", VERSION, described, (f"score.{teacher}",), run)
+    stage = "verify" if later else "score"
+    return Step(f"provenance.{rows}", stage, "shard", VERSION, described, (f"score.{rows}",), run)
 
 
 def _trace_shard(context: Context, step: Step, work: Work, settings: ProvenanceSettings, teacher: str) -> None:
     transaction = context.begin(step, work)
-    source = f"score.{teacher}"
+    [source] = step.reads
     wanted = (settings.teacher, settings.student)
     table = context.workspace.read(source, work.shard, "scores", COLUMNS)
     table = table.filter(pc.is_in(table.column("scorer"), pa.array(wanted)))

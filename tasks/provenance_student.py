@@ -2,8 +2,9 @@
 
 The step `trace.<student>` scores the answers of `evaluate` (teacher `after` in students/<name>/eval) under teacher,
 base student and trained student, and commits the table `provenance` there, as `provenance.after`; its own commit holds
-the counts. Not covered: resuming within the step. Held-out answers are few, so that all their scores are in memory, and
-a step that was cut off scores them again.
+the counts. A student that writes nothing but marks of its template has empty answers: they are dropped as such
+(`empty_response`), and a line says how many. Not covered: resuming within the step. Held-out answers are few, so that
+all their scores are in memory, and a step that was cut off scores them again; answers to benchmarks are not traced.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.fingerprint import hash_json
 from storage.manifest import Book, Inputs
@@ -27,10 +29,11 @@ from tasks.scorers.scorer import Failure
 from tasks.scorers.settings import ScorerBase, ScoreSettings, TransformersScorerSettings
 from tasks.step import Context, Step, Work
 from tasks.teachers.revision import resolve_revision
-from tasks.train import StudentSettings, student_folder
+from tasks.train import StudentSettings
 
-VERSION = "1"
+VERSION = "2"
 SIDE = "after"
+EMPTY = "empty_response"
 ANSWERS = f"generate.{SIDE}"
 TRACED = f"provenance.{SIDE}"
 TRAINED = "trained"
@@ -61,8 +64,8 @@ def _trace(context: Context, step: Step, work: Work, settings: ProvenanceSetting
            scorers: Sequence[ScorerBase]) -> None:  # fmt: skip
     transaction = context.begin(step, work)
     inner = Workspace.open(eval_folder(context.workspace, student))
-    answers = {shard: _answers(inner, shard) for shard in inner.shards}
-    weights = student_folder(context.workspace, student) / "train" / "model"
+    answers = {shard: _answers(context.workspace, inner, shard) for shard in inner.shards}
+    weights = context.workspace.fetch(f"students/{student}/train") / "model"
     whole = [row for rows in answers.values() for row in rows]
     context.progress.expect(step.key, 3 * len(whole))
     models: list[dict[str, Scored]] = []
@@ -91,14 +94,19 @@ def trained_scorer(weights: str, like: ScorerBase) -> TransformersScorerSettings
     return TransformersScorerSettings(name=TRAINED, engine="transformers", model=weights, **alike)
 
 
-def _answers(inner: Workspace, shard: str) -> list[Row]:
-    """The student's answers with the `messages` of their questions."""
-    curated = inner.read("curate", shard, "curated", ["question_id", "messages"]).to_pylist()
-    messages = {row["question_id"]: row["messages"] for row in curated}
+def _answers(workspace: Workspace, inner: Workspace, shard: str) -> list[Row]:
+    """The student's answers to held-out questions, with the `messages` of these.
+
+    The table of responses also holds those of earlier settings and weights; they have no verdict any more.
+    """
+    curated = workspace.read("curate", shard, "curated", ["question_id", "messages", "split"])
+    heldout = curated.filter(pc.field("split") == "heldout").to_pylist()
+    messages = {row["question_id"]: row["messages"] for row in heldout}
+    judged = set(inner.read(f"verify.{SIDE}", shard, "verdicts", ["response_id"]).column("response_id").to_pylist())
     columns = ["response_id", "question_id", "think_content", "answer_content", "error_kind"]
     rows = inner.read(ANSWERS, shard, "responses", columns).to_pylist()
-    there = [row for row in rows if row["error_kind"] is None and row["question_id"] in messages]
-    return [row | {"messages": messages[row["question_id"]]} for row in there]
+    there = [row for row in rows if row["response_id"] in judged and row["error_kind"] is None]
+    return [row | {"messages": messages[row["question_id"]]} for row in there if row["question_id"] in messages]
 
 
 def score_answers(scorer: ScorerBase, rows: Sequence[Row]) -> dict[str, Scored]:
@@ -130,7 +138,8 @@ def _commit(
         measured = [one for one in scores if isinstance(one, dict)]
         if never:
             evidence = json.dumps({"rule": never[0].rule, "detail": never[0].detail}, ensure_ascii=False)
-            dropped.append(context.drop(step.key, "response", row["response_id"], "not_scorable", value=never[0].value,
+            rule = EMPTY if never[0].rule == EMPTY else "not_scorable"  # nothing written is the student's doing
+            dropped.append(context.drop(step.key, "response", row["response_id"], rule, value=never[0].value,
                                         threshold=never[0].threshold, evidence=evidence))  # fmt: skip
         elif len(measured) == len(models):
             identity = {"response_id": row["response_id"], "question_id": row["question_id"], "teacher": SIDE}
@@ -148,3 +157,21 @@ def traced_counts(workspace: Workspace, student: str) -> dict[str, int] | None:
     """Responses, sentences of each class and cut ones, of the student's held-out answers; None before they are."""
     head = workspace.head(f"trace.{student}", ALL)
     return head.extra["provenance"] if head else None
+
+
+def trace_lines(workspace: Workspace, student: str) -> list[str]:
+    """The committed tracing in words: sentences by class, and why answers have none. Empty before there is one."""
+    head = workspace.head(f"trace.{student}", ALL)
+    if head is None:
+        return []
+    counts, book = head.extra["provenance"], head.books[0]
+    total = sum(counts.get(f"{name}_count", 0) for name in PROVENANCE_CLASSES)
+    shares = ", ".join(f"{name} {counts.get(f'{name}_count', 0) / total:.0%}" for name in PROVENANCE_CLASSES if total)
+    lines = [f"provenance: {total:,} sentences in {counts['responses']:,} of {book.units_in:,} held-out answers"
+             + (f": {shares}" if total else "")]  # fmt: skip
+    if empty := book.dropped.get(EMPTY):
+        lines.append(f"provenance: {empty:,} of {book.units_in:,} answers are empty: the trained student wrote nothing "
+                     "but marks of its template; train it longer, at a higher rate, or on more examples")  # fmt: skip
+    if other := book.dropped.get("not_scorable"):
+        lines.append(f"provenance: {other:,} answers can't be scored; the ledger of trace.{student} says why")
+    return lines

@@ -109,7 +109,7 @@ def _responses(workspace: Workspace, shard: str, teacher: str, planned: Any) -> 
     """Answered and planned responses, at most about BATCH_CHARS of them at a time."""
     columns = ["response_id", "question_id", "think_content", "answer_content", "error_kind"]
     for part in workspace.need(f"generate.{teacher}", shard).data():
-        with pq.ParquetFile(workspace.root / part.path) as file:
+        with workspace.open_part(part) as source, pq.ParquetFile(source) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 wanted = pc.and_(pc.is_in(batch["response_id"], planned), pc.is_null(batch["error_kind"]))
                 rows, chars = [], 0

@@ -9,7 +9,7 @@ what it reports.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,45 +27,64 @@ from tasks.evaluate_harness import harness_lines
 from tasks.evaluate_table import change_lines, loss_curves, side_rows
 from tasks.evaluate_watch import watched
 from tasks.export import export_lines
+from tasks.findings import cell, pieces
 from tasks.label import agreement_lines
 from tasks.page import count, environment, percent
 from tasks.pairs import pair_lines
+from tasks.provenance_student import trace_lines
+from tasks.report_data import Prices
+from tasks.report_pairs import pair_facts
 from tasks.step import Context, Step, Work
+from tasks.teachers.settings import TeacherBase
 from tasks.train import trained
 
-VERSION = "5"
+VERSION = "6"
 
 
-def report_step(name: str, reads: Sequence[str], student: str | None) -> Step:
+def prices_of(teachers: Iterable[TeacherBase]) -> dict[str, tuple[float, float]]:
+    """Of the teachers that cost something and have a price in the recipe."""
+    return {
+        one.name: (one.price_per_million_prompt_tokens or 0.0, one.price_per_million_tokens or 0.0)
+        for one in teachers if one.costs and one.price(0, 0) is not None
+    }  # fmt: skip
+
+
+def report_step(name: str, reads: Sequence[str], student: str | None, prices: Prices | None = None) -> Step:
     """The step that writes `report.html` from all that was made; `student` is the student's name, if any."""
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         for one in work:
             transaction = context.begin(step, one)
-            path = write_report(context.workspace, name, student, memory_mb=context.memory_mb)
+            path = write_report(context.workspace, name, student, prices, memory_mb=context.memory_mb)
             book = Book("page", 1, 1)
             transaction.commit_result([book], content=hash_text(path.read_text(encoding="utf-8")))
 
-    return Step("report", "report", "one", VERSION, {"name": name, "student": student}, tuple(reads), run)
+    settings = {"name": name, "student": student, "prices": {one: list(price) for one, price in (prices or {}).items()}}
+    return Step("report", "report", "one", VERSION, settings, tuple(reads), run)
 
 
-def write_report(workspace: Workspace, name: str, student: str | None, *, memory_mb: int = 4096) -> Path:
+def write_report(
+    workspace: Workspace, name: str, student: str | None, prices: Prices | None = None, *, memory_mb: int = 4096
+) -> Path:
     """Write the page and return its path; `name` is the recipe's."""
     with closing(open_views(workspace, memory_mb)) as connection:
-        facts = _facts(connection)
+        facts = _facts(connection, prices or {})
     facts |= {"exported": export_lines(workspace)}
     facts |= {"curation": [*pair_lines(workspace), *agreement_lines(workspace)]}
-    facts |= _student_facts(workspace, student)
-    page = environment().get_template("report.html.j2").render(name=name, **facts)
-    path = workspace.root / "report.html"
+    facts |= _student_facts(workspace, student) | _edition_facts(workspace)
+    page = environment().get_template("report.html.j2").render(name=name, cell=cell, pieces=pieces, **facts)
+    path = workspace.local / "report.html"
     replace_file(path, page.encode())
+    workspace.publish("report.html")
     return path
 
 
-def _facts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+def _facts(connection: duckdb.DuckDBPyConnection, prices: Prices) -> dict[str, Any]:
     """All that the page says of questions and teachers."""
     from tasks import report_figures  # matplotlib, which only a page needs, is slow to import
     from tasks.report_comparison import comparison_facts
+    from tasks.report_cost import cost_facts
+    from tasks.report_spread import spread_facts
 
     funnel = report_data.funnel(connection)
     report_data.gather_lengths(connection)
@@ -100,7 +119,11 @@ def _facts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "suspect_samples": report_samples.suspect_samples(connection),
         "questions": report_samples.question_samples(connection),
         "drops": report_samples.drop_samples(connection),
-    } | comparison_facts(connection)
+        **spread_facts(connection),
+        **cost_facts(connection, prices),
+        **pair_facts(connection),
+        **comparison_facts(connection),
+    }
 
 
 def _seen(counts: report_data.Counts, order: Sequence[str]) -> list[str]:
@@ -131,10 +154,17 @@ def _headline(
     return found
 
 
+def _edition_facts(workspace: Workspace) -> dict[str, Any]:
+    from tasks.report_editions import edition_facts  # draws, too
+
+    return edition_facts(workspace)
+
+
 def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
     """The student before and after, if one was trained; all None otherwise."""
     from tasks import report_figures
 
+    name = student or ""
     training = trained(workspace, student) if student else None
     metrics = evaluated(workspace, student) if student else None
     rows = _evaluation_rows(metrics) if metrics else []
@@ -151,13 +181,26 @@ def _student_facts(workspace: Workspace, student: str | None) -> dict[str, Any]:
         "accuracy_svg": report_figures.accuracy_chart(rows) if rows else None,
         "watch_svg": report_figures.watch_chart(watch) if watch else None,
         "side_by_side": side_rows(metrics) if metrics else [],
-        "changes": [*change_lines(metrics), *harness_lines(workspace, student or "")] if metrics else [],
-        "loss_svgs": [
-            (stage, report_figures.loss_chart(curve, f"loss-{place}"))
+        "changes": [*change_lines(metrics), *harness_lines(workspace, name), *trace_lines(workspace, name)]
+        if metrics
+        else [],
+        "watch": watch,
+        "losses": [
+            (stage, report_figures.loss_chart(curve, f"loss-{place}"), _thinned(curve))
             for place, (stage, curve) in enumerate(curves.items())
             if curve
         ],
     }
+
+
+LOSS_ROWS = 40
+"""of the table behind a loss curve"""
+
+
+def _thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """About LOSS_ROWS points of it, the last one among them."""
+    every = -(-len(curve) // LOSS_ROWS)
+    return list(curve[::-1][::every][::-1])
 
 
 EvaluationRow = tuple[str, dict[str, float], dict[str, float]]

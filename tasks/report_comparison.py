@@ -84,7 +84,7 @@ def comparison_chart(rows: Sequence[dict[str, Any]]) -> Markup:
             at = categories.index(row["category"]) + step * (teachers.index(row["teacher"]) - (len(teachers) - 1) / 2)
             colour = colours[row["teacher"]]
             axes.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=1.4)
-            axes.plot(row["pass_rate"], at, color=colour, marker="o", markersize=5)
+            axes.plot(row["pass_rate"], at, color=colour, marker="o", markersize=5, clip_on=False)
         axes.set_yticks(range(len(categories)), [short(name) for name in categories])
         axes.set_ylim(len(categories) - 0.5, -0.5)
         axes.set_xlim(0, 1)

@@ -7,8 +7,10 @@ What a page quotes word for word is in tasks/report_samples.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import duckdb
 
@@ -21,10 +23,16 @@ STEP_ORDER = (
 )  # fmt: skip
 DIFFICULTIES = ("easy", "medium", "hard", "unsolved", "ungraded")
 RATE_BANDS = ("0 %", "1–25 %", "26–50 %", "51–75 %", "76–99 %", "100 %")
+BAND = "case when rate = 0 then 0 when rate = 1 then 5 else least(ceil(rate * 4), 4) end::int"
+"""SQL: the place of a column `rate` in RATE_BANDS"""
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""of the quantiles"""
 AGREEMENTS = ("unanimous", "majority", "split", "one answer", "no answer")
 
 Counts = dict[str, dict[str, int]]
 """row name → column name → number"""
+Prices = Mapping[str, tuple[float, float]]
+"""teacher → price of a million prompt tokens, and of a million completion tokens"""
 
 
 @dataclass(frozen=True)
@@ -196,24 +204,30 @@ def length_quantiles(connection: duckdb.DuckDBPyConnection) -> list[LengthRow]:
         group by all
         order by teacher, passed desc, length
     """).fetchall()
-    groups: dict[tuple[str, bool, str], list[tuple[int, int]]] = {}
-    for teacher, passed, unit, length, number in counts:
-        groups.setdefault((teacher, passed, unit), []).append((length, number))
-    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
-    rows = []
-    for key, counted in groups.items():
+    groups = counted_quantiles(((teacher, passed, unit), length, number)
+                               for teacher, passed, unit, length, number in counts)  # fmt: skip
+    return [LengthRow(*key, total, *quantiles) for key, total, quantiles in groups]  # type: ignore[call-arg]
+
+
+def counted_quantiles(
+    rows: Iterable[tuple[tuple[Any, ...], Any, int]],
+) -> list[tuple[tuple[Any, ...], int, tuple[Any, ...]]]:
+    """(key, number, quantiles at SHARES) of each group; `rows` are (key, value, number), by key and then value."""
+    found = []
+    for key, group in groupby(rows, key=lambda row: row[0]):
+        counted = [(value, number) for _, value, number in group]
         total = sum(number for _, number in counted)
-        rows.append(LengthRow(*key, total, *(_quantile(counted, share) for share in shares)))
-    return rows
+        found.append((key, total, tuple(_quantile(counted, share * total) for share in SHARES)))
+    return found
 
 
-def _quantile(counted: Sequence[tuple[int, int]], share: float) -> int:
-    """The least length that `share` of all do not exceed; `counted` is (length, number), ascending."""
-    total, seen = sum(number for _, number in counted), 0
-    for length, number in counted:
+def _quantile(counted: Sequence[tuple[Any, int]], rank: float) -> Any:
+    """The least value that `rank` of all do not exceed; `counted` is (value, number), ascending."""
+    seen = 0
+    for value, number in counted:
         seen += number
-        if seen >= share * total:
-            return length
+        if seen >= rank:
+            return value
     return counted[-1][0]
 
 
@@ -234,7 +248,7 @@ def pass_rates(connection: duckdb.DuckDBPyConnection) -> Counts:
 
     0 % and 100 % are bands of their own: nobody learns from the first, everybody knows the second.
     """
-    rows = connection.execute("""
+    rows = connection.execute(f"""
         with each as (
             select unnest(teachers, recursive := true)
             from grades
@@ -243,8 +257,7 @@ def pass_rates(connection: duckdb.DuckDBPyConnection) -> Counts:
             union all
             select 0, 'all teachers', passes / n from grades where n > 0
         )
-        select teacher, case when rate = 0 then 0 when rate = 1 then 5 else least(ceil(rate * 4), 4) end::int,
-            count(*)
+        select teacher, {BAND}, count(*)
         from rated
         group by rank, 1, 2
         order by rank, 1, 2

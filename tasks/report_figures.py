@@ -10,6 +10,7 @@ import io
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -145,7 +146,7 @@ def bare(axes: Axes) -> None:
 
 
 def legend(drawing: Drawing, colours: dict[str, str]) -> None:
-    handles = [Patch(facecolor=colour, label=name.replace("_", " ")) for name, colour in colours.items()]
+    handles = [Patch(facecolor=colour, label=name) for name, colour in colours.items()]
     drawing.figure.legend(handles=handles, loc="outside upper left", ncols=7)
 
 
@@ -248,38 +249,57 @@ def _shares(name: str, counts: Counts, colours: dict[str, str]) -> Markup:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
         bare(axes)
-        legend(drawing, used)
+        legend(drawing, {key.replace("_", " "): colour for key, colour in used.items()})
     return drawing.svg
+
+
+@dataclass(frozen=True)
+class Box:
+    """One line of a box chart: quantiles at 5, 25, 50, 75 and 95 %."""
+
+    label: str
+    quantiles: Sequence[float]
+    colour: str
 
 
 def length_chart(rows: Sequence[LengthRow]) -> Markup:
     """The middle half and the middle 90 % of the lengths, passed above failed; a panel per unit."""
-    units = sorted({row.unit for row in rows}, reverse=True)
-    by_unit = {unit: [row for row in rows if row.unit == unit] for unit in units}
-    heights = [len(group) for group in by_unit.values()]
-    with Drawing("lengths", 0.4 + 0.5 * len(units) + 0.24 * sum(heights)) as drawing:
-        grid = drawing.figure.subplots(len(units), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (unit, group) in zip(grid, by_unit.items(), strict=True):
-            for place, row in enumerate(group):
-                colour = PASS if row.passed else FAIL
-                axes.plot([row.p5, row.p95], [place, place], color=colour, linewidth=1.2)
-                axes.barh(place, row.p75 - row.p25, left=row.p25, height=0.6, color=colour)
-                axes.plot([row.p50, row.p50], [place - 0.3, place + 0.3], color=INK, linewidth=1.6)
-            names = [short(row.teacher) if _first(group, place) else "" for place, row in enumerate(group)]
-            axes.set_yticks(range(len(group)), names)
+    panels: dict[str, list[Box]] = {}
+    before = ("", "")
+    for row in sorted(rows, key=lambda row: row.unit, reverse=True):
+        label = short(row.teacher) if before != (row.unit, row.teacher) else ""
+        before = (row.unit, row.teacher)
+        quantiles = (row.p5, row.p25, row.p50, row.p75, row.p95)
+        panels.setdefault(row.unit, []).append(Box(label, quantiles, PASS if row.passed else FAIL))
+    return box_chart("lengths", panels, {"passed": PASS, "failed": FAIL})
+
+
+def box_chart(name: str, panels: dict[str, list[Box]], colours: dict[str, str], *, whole: bool = True) -> Markup:
+    """Median, middle half (bar) and middle 90 % (line) of each box; a panel for each name, which stands below it.
+
+    `colours` is the legend; `whole`: the values are whole numbers from 0 on, else they start where they start.
+    """
+    heights = [len(group) for group in panels.values()]
+    with Drawing(name, (0.4 if colours else 0.1) + 0.5 * len(panels) + 0.24 * sum(heights)) as drawing:
+        grid = drawing.figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (title, group) in zip(grid, panels.items(), strict=True):
+            for place, box in enumerate(group):
+                p5, p25, p50, p75, p95 = box.quantiles
+                axes.plot([p5, p95], [place, place], color=box.colour, linewidth=1.2)
+                axes.barh(place, p75 - p25, left=p25, height=0.6, color=box.colour)
+                axes.plot([p50, p50], [place - 0.3, place + 0.3], color=INK, linewidth=1.6)
+            axes.set_yticks(range(len(group)), [box.label for box in group])
             axes.set_ylim(len(group) - 0.5, -0.5)
-            axes.set_xlim(left=0)
+            if whole:
+                axes.set_xlim(left=0)
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
             axes.grid(axis="x")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-            axes.set_xlabel(unit)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=whole))
+            axes.set_xlabel(title)
             bare(axes)
-        legend(drawing, {"passed": PASS, "failed": FAIL})
+        if colours:
+            legend(drawing, colours)
     return drawing.svg
-
-
-def _first(rows: Sequence[LengthRow], place: int) -> bool:
-    return place == 0 or rows[place - 1].teacher != rows[place].teacher
 
 
 def loss_chart(curve: Sequence[tuple[int, float]], name: str = "loss") -> Markup:
@@ -310,7 +330,7 @@ def accuracy_chart(rows: Sequence[tuple[str, dict[str, float], dict[str, float]]
                     continue
                 at = place + offset
                 axes.plot([side["low"], side["high"]], [at, at], color=colour, linewidth=1.4)
-                axes.plot(side["accuracy"], at, color=colour, marker="o", markersize=5)
+                axes.plot(side["accuracy"], at, color=colour, marker="o", markersize=5, clip_on=False)
         axes.set_yticks(range(len(rows)), [short(name) for name, *_ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 1)

@@ -126,7 +126,7 @@ def _questions(
     rows = connection.execute(
         f"""
         select question_id, g.category, g.difficulty, g.passes, g.n, g.majority_answer,
-            {cut_sql(_ASKED)}, {cut_sql("ground_truth")}
+            {cut_sql(ASKED)}, {cut_sql("ground_truth")}
         from grades g
         join curated c using (question_id)
         where g.question_id in (select unnest($ids::varchar[]))
@@ -143,7 +143,7 @@ def _questions(
 
 
 # The whole conversation that was asked, turn by turn; a single turn stands bare.
-_ASKED = """
+ASKED = """
     if(len(messages) = 1, messages[1].content,
         array_to_string(list_transform(messages, lambda m: m.role || ': ' || m.content), e'\\n\\n'))
 """
@@ -214,7 +214,7 @@ def _drops(connection: duckdb.DuckDBPyConnection, unit_ids: list[str]) -> list[t
             from ledger
             where unit_id in (select unnest($ids::varchar[]))
         ), asked as (
-            select question_id, {_ASKED} as question
+            select question_id, {ASKED} as question
             from questions
             where question_id in (select question_id from picked)
         )

@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from storage.fingerprint import hash_json
 from storage.schemas import CATEGORIES
-from tasks.asked import AskedShard, asking_step, request_about
+from tasks.asked import AskedShard, asking_step, refuse_rounds, request_about
 from tasks.label import survivors
 from tasks.plan import model_revision
 from tasks.settings import CategoryName, Settings
@@ -47,6 +49,11 @@ class RewriteSettings(Settings):
     """Questions of these are rewritten."""
     keep_numbers: bool = True
     """Use no rewriting that lacks a number of the question."""
+
+    @model_validator(mode="after")
+    def _asked_once(self) -> RewriteSettings:
+        refuse_rounds(self.teacher, "rewriter")
+        return self
 
     def sampling(self) -> dict[str, Any]:
         return DEFAULT_SAMPLING | self.teacher.resolved_sampling("default")

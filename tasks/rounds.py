@@ -15,7 +15,7 @@ Not covered: the interval is taken after each round at the full confidence, as i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from storage.workspace import Workspace
 from tasks.grade_settings import GradeSettings
-from tasks.plan import ROUNDS
+from tasks.plan import ROUNDS, Planned, planned
 from tasks.teachers.settings import TeacherBase
 
 
@@ -90,10 +90,6 @@ class Rule:
         decided = high <= self.hard_below or low >= self.easy_from or (low > self.hard_below and high < self.easy_from)
         return "settled" if decided else None
 
-    def round_of(self, sample_index: int) -> int:
-        """0 for the samples that are planned for every question."""
-        return max(0, -(-(sample_index + 1 - self.samples) // self.each))
-
 
 def interval(passes: int, n: int, confidence: float) -> tuple[float, float]:
     """Clopper-Pearson: a share of at least `confidence` of such intervals holds the true rate. `n` is 1 or more."""
@@ -152,6 +148,13 @@ def _of_step(workspace: Workspace, step: str, shard: str) -> dict[str, dict[int,
 
 def _refusals(workspace: Workspace, step: str, shard: str) -> Iterable[dict[str, Any]]:
     return (json.loads(row["evidence"]) for row in workspace.ledger(step, shard).to_pylist())
+
+
+def planned_later(workspace: Workspace, shard: str, questions: Sequence[dict[str, Any]], teacher: TeacherBase,
+                  revision: str, rule: Rule) -> Iterator[Planned]:  # fmt: skip
+    """The requests that the later rounds mean for a shard by now; `questions`: its curated ones."""
+    wanted, _ = later_samples(questions, teacher, rule, committed_fates(workspace, shard, teacher))
+    return planned(questions, teacher, revision, wanted)
 
 
 def later_samples(questions: Iterable[dict[str, Any]], teacher: TeacherBase, rule: Rule,

@@ -1,9 +1,10 @@
 """Score: how likely a scorer finds each planned response, token by token, in all and sentence by sentence.
 
-One step per teacher, one pass over its shards per scorer, so that one model is in memory at a time. A score is kept
-while its scorer's version and what was scored (the question's messages, the response's text) stay the same. What could
-not be scored is ours: it is pending, with its reason in the row, and scored by a later run (law 5); what this scorer
-can never score goes to the ledger. Finished scores are committed every half minute within a shard.
+One step per teacher, one pass over its shards per scorer, so that one model is in memory at a time; a second step for
+the samples of its later rounds (`until`), once the verdicts say which these are. A score is kept while its scorer's
+version and what was scored (the question's messages, the response's text) stay the same. What could not be scored is
+ours: it is pending, with its reason in the row, and scored by a later run (law 5); what this scorer can never score
+goes to the ledger. Finished scores are committed every half minute within a shard.
 
 Not covered: sentence classes and thresholds. Select drops what is over its limits (`select.perplexity`).
 """
@@ -24,7 +25,8 @@ from storage.fingerprint import hash_json
 from storage.manifest import Book, Part
 from storage.schemas import SCORES, TABLES
 from storage.workspace import Transaction
-from tasks.plan import model_revision, planned
+from tasks.plan import ROUNDS, model_revision, planned
+from tasks.rounds import Rule, planned_later
 from tasks.scorers.rendering import Rendered, Rendering, Unscorable
 from tasks.scorers.scorer import Failure, Scorer
 from tasks.scorers.settings import ScorerBase, ScoreSettings, TransformersScorerSettings, VLLMScorerSettings
@@ -42,8 +44,10 @@ NOT_SCORED = dict.fromkeys(
 )  # fmt: skip
 
 
-def score_step(settings: ScoreSettings, teacher: TeacherBase) -> Step:
-    """The step `score.<teacher>`."""
+def score_step(settings: ScoreSettings, teacher: TeacherBase, rule: Rule | None = None) -> Step:
+    """The step `score.<teacher>`; with `rule` `score.<teacher>.rounds`, over the samples of the later rounds, which is
+    of the stage `verify` as the rounds are."""
+    first = f"score.{teacher.name}"
 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         opened = [_Opened(one) for one in settings.scorers]
@@ -51,9 +55,9 @@ def score_step(settings: ScoreSettings, teacher: TeacherBase) -> Step:
         for place, one in enumerate(opened):
             with one.engine:
                 for slice_ in work:
-                    _Pass(context, step, slice_, teacher, opened, place, dropped[slice_.shard]).run()
+                    _Pass(context, step, slice_, teacher, rule, opened, place, dropped[slice_.shard]).run()
 
-    described = {
+    described: dict[str, Any] = {
         "scorers": [
             one.asks() | {"revision": resolve_revision(one.weights(), one.revision)} for one in settings.scorers
         ],
@@ -61,8 +65,12 @@ def score_step(settings: ScoreSettings, teacher: TeacherBase) -> Step:
         "revision": model_revision(teacher),
     }
     local = any(isinstance(one, TransformersScorerSettings) for one in settings.scorers)
-    reads = ("curate", f"generate.{teacher.name}")
-    return Step(f"score.{teacher.name}", "score", "shard", VERSION, described, reads, run, exclusive=local)
+    asked, judged = f"generate.{teacher.name}", f"verify.{teacher.name}"
+    if rule is None:
+        return Step(first, "score", "shard", VERSION, described, ("curate", asked), run, exclusive=local)
+    described |= {"rule": rule.as_json()}
+    reads = ("curate", asked, f"{asked}{ROUNDS}", judged, f"{judged}{ROUNDS}")
+    return Step(f"{first}{ROUNDS}", "verify", "shard", VERSION, described, reads, run, exclusive=local)
 
 
 class _Opened:
@@ -94,8 +102,8 @@ class _Pass:
     """One scorer over one shard of one teacher. The rows of the other scorers stay; those that come later in the run
     are pending. `dropped`: the ledger of the passes before over this shard, which this one adds to."""
 
-    def __init__(self, context: Context, step: Step, work: Work, teacher: TeacherBase, opened: Sequence[_Opened],
-                 place: int, dropped: list[dict[str, Any]]) -> None:  # fmt: skip
+    def __init__(self, context: Context, step: Step, work: Work, teacher: TeacherBase, rule: Rule | None,
+                 opened: Sequence[_Opened], place: int, dropped: list[dict[str, Any]]) -> None:  # fmt: skip
         self._context, self._step, self._opened, self._dropped = context, step, opened, dropped
         self._scorer, self._teacher = opened[place], teacher
         self._before = {one.name for one in opened[:place]}
@@ -105,11 +113,19 @@ class _Pass:
         questions = workspace.read("curate", work.shard, "curated", ["question_id", "messages", "category"]).to_pylist()
         self._messages = {question["question_id"]: question["messages"] for question in questions}
         revision = model_revision(teacher)
-        self._plan = [one.request.response_id for one in planned(questions, teacher, revision)]
+        plan = (
+            planned(questions, teacher, revision) if rule is None
+            else planned_later(workspace, work.shard, questions, teacher, revision, rule)
+        )  # fmt: skip
+        self._plan = [one.request.response_id for one in plan]
         columns = ["response_id", "question_id", "think_content", "answer_content", "error", "error_kind"]
-        responses = workspace.read(f"generate.{teacher.name}", work.shard, "responses", columns).to_pylist()
         wanted = set(self._plan)
-        self._responses = {row["response_id"]: row for row in responses if row["response_id"] in wanted}
+        self._responses = {
+            row["response_id"]: row
+            for key in step.reads if key.startswith("generate.")
+            for row in workspace.read(key, work.shard, "responses", columns).to_pylist()
+            if row["response_id"] in wanted
+        }  # fmt: skip
         self._texts = {key: self._text_hash(row) for key, row in self._responses.items()}
         self._kept: tuple[Part, ...] = ()
         self._fresh: list[pa.Table] = []
@@ -117,34 +133,50 @@ class _Pass:
         """by this scorer"""
         self._rows = 0
         """scores there are, of all scorers"""
-        self._take_over()
+        self._take_over(work.shard)
 
     def _text_hash(self, row: dict[str, Any]) -> str:
         """Of what is scored; a replay file may change it under the same id."""
         return hash_json([self._messages[row["question_id"]], row["think_content"], row["answer_content"]])[:12]
 
-    def _take_over(self) -> None:
+    def _take_over(self, shard: str) -> None:
         """Keep the scores that stay valid. Their parts stay as they are, unless they hold others too."""
-        if self._transaction.base is None:
-            return
-        parts, table = tuple(self._transaction.base.data()), TABLES["scores"]
-        read = self._context.workspace.read_parts
+        workspace, there = self._context.workspace, set[tuple[str, str]]()
+        if self._transaction.base is not None:
+            parts = tuple(self._transaction.base.data())
+            valid = self._valid(parts, there)
+            if all(valid):
+                self._kept = parts
+            else:
+                self._fresh = [workspace.read_parts(parts, TABLES["scores"]).filter(pa.array(valid, pa.bool_()))]
+        key = self._step.key  # a sample moves from one step to the other when `samples` changes
+        other = key.removesuffix(ROUNDS) if key.endswith(ROUNDS) else f"{key}{ROUNDS}"
+        if (head := workspace.head(other, shard)) is not None:
+            valid = self._valid(head.data(), there)
+            if any(valid):
+                moved = workspace.read_parts(head.data(), TABLES["scores"]).filter(pa.array(valid, pa.bool_()))
+                self._fresh.append(moved)
+
+    def _valid(self, parts: Sequence[Part], there: set[tuple[str, str]]) -> list[bool]:
+        """Which rows of the parts still say what a scorer would say. `there`: (response_id, scorer) of those taken so
+        far, which this adds to."""
         columns = ["response_id", "scorer", "scorer_version", "text_hash", "error"]
         versions = {one.name: one.version for one in self._opened}
-        earlier = read(parts, table, columns).to_pylist()
-        valid = [
-            (row["error"] is None or row["scorer"] in self._before)
-            and row["scorer_version"] == versions.get(row["scorer"])
-            and row["text_hash"] == self._texts.get(row["response_id"])
-            for row in earlier
-        ]  # fmt: skip
-        kept = [row for row, is_valid in zip(earlier, valid, strict=True) if is_valid]
-        self._rows = sum(row["error"] is None for row in kept)
-        self._scored = {row["response_id"] for row in kept if row["scorer"] == self._scorer.name}
-        if all(valid):
-            self._kept = parts
-        else:
-            self._fresh = [read(parts, table).filter(pa.array(valid, pa.bool_()))]
+        valid = []
+        for row in self._context.workspace.read_parts(parts, TABLES["scores"], columns).to_pylist():
+            key, scorer = row["response_id"], row["scorer"]
+            valid.append(
+                (row["error"] is None or scorer in self._before)
+                and row["scorer_version"] == versions.get(scorer)
+                and row["text_hash"] == self._texts.get(key)
+                and (key, scorer) not in there
+            )
+            if valid[-1]:
+                there.add((key, scorer))
+                self._rows += row["error"] is None
+                if scorer == self._scorer.name:
+                    self._scored.add(key)
+        return valid
 
     def run(self) -> None:
         todo = [key for key in self._plan if key not in self._scored and self._is_answered(key)]

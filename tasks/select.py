@@ -86,8 +86,8 @@ class Rules:
         if self.texts():
             found += [f"generate.{name}" for name in self.slices]
         if self.settings.needs_provenance():
-            found += [f"provenance.{name}" for name in self.teachers]
-        return (*found, *(f"score.{name}" for name in self.scored()))
+            found += [f"provenance.{name}" for name in self.slices]
+        return (*found, *(step for name in self.scored() for step in self.score_steps(name)))
 
     def texts(self) -> bool:
         return self.settings.needs_tokens() or self.settings.near_equal is not None
@@ -97,6 +97,10 @@ class Rules:
         if self.settings.best_by == "perplexity":
             return list(self.teachers)
         return [name for name in self.teachers if limits and limits.limit(name) is not None]
+
+    def score_steps(self, teacher: str) -> list[str]:
+        """The steps that hold the scores of a teacher's responses."""
+        return [f"score.{name}" for name in self.slices if name.removesuffix(ROUNDS) == teacher]
 
     def judge(self, connection: duckdb.DuckDBPyConnection, workspace: Workspace, shards: Sequence[str]) -> None:
         """Make the tables `questions` and `fates` over these shards."""
@@ -108,8 +112,7 @@ class Rules:
             (self.settings.needs_provenance(), "provenance", "provenance"),
         ):
             if needed:
-                names = self.slices if stage == "generate" else self.teachers
-                view_steps(connection, workspace, table, [f"{stage}.{name}" for name in names], shards)
+                view_steps(connection, workspace, table, [f"{stage}.{name}" for name in self.slices], shards)
         judge_questions(connection, self.settings)
         gather(connection, self.settings, self.scorer)
         best = self._best_teachers(workspace) if self.settings.teachers == "best_in_category" else {}
@@ -147,7 +150,8 @@ class Rules:
             for shard in shards:
                 for teacher in self.teachers:
                     ids = _ids(connection, workspace, shard, teacher)
-                    over_limit = over_perplexity(workspace, shard, self.settings.perplexity, self.scorer, teacher, ids)
+                    over_limit = over_perplexity(workspace, shard, self.settings.perplexity, self.scorer, teacher,
+                                                 self.score_steps(teacher), ids)  # fmt: skip
                     for response_id, finding in over_limit.items():
                         found.setdefault(response_id, []).append(finding)
         rows_ = [

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tasks.scorers.settings import PerplexityLimits
-from tasks.settings import CategoryName, Settings
+from tasks.settings import CategoryName, CategoryOrDefault, Settings
 from tasks.verifiers.trace_limits import TraceLimits
 
 BestBy = Literal["score", "reward", "longest", "shortest", "perplexity", "teacher_sentences", "random"]
@@ -34,7 +34,7 @@ class SelectSettings(Settings):
     """Keep questions whose pass rate lies in this closed band."""
     pass_rate_of: str | None = None
     """Whose pass rate `pass_rate`, `prefer` and `curriculum` go by: a teacher's, such as the student's; null: all's."""
-    cv_threshold: dict[CategoryName | Literal["default"], float] = {}
+    cv_threshold: dict[CategoryOrDefault, float] = {}
     """deepdistill: CV_t by category, or `default`; unpublished, our default is 0.5."""
     keep_low_cv: float = Field(default=0.5, ge=0, le=1)
     """deepdistill: probability to keep `other` and multi-turn questions with a low CV (the paper: 0.5)."""

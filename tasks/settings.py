@@ -20,6 +20,16 @@ CategoryName = Annotated[str, AfterValidator(_known_category)]
 """A category of questions, as a value or as a key."""
 
 
+def _known_category_or_default(name: str) -> str:
+    if name not in (*CATEGORIES, "default"):
+        raise ValueError(f"found {name!r}, expected one of {', '.join(CATEGORIES)}, default")
+    return name
+
+
+CategoryOrDefault = Annotated[str, AfterValidator(_known_category_or_default)]
+"""A category of questions as a key, or `default` for all that have no key of their own."""
+
+
 def _beside_the_recipe(name: str, info: ValidationInfo) -> str:
     base = (info.context or {}).get("base")
     folder = None if base is None else (base / name).absolute()

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from storage.fingerprint import combine
 from storage.manifest import Head, Inputs, explain
 from storage.workspace import ALL, Transaction, Workspace
+
+if TYPE_CHECKING:
+    from tasks.allotment import Allotment
 
 ASKED_FOR = "asked for (--from)"
 
@@ -45,6 +48,8 @@ class Context:
     run_id: str
     progress: Progress = field(default_factory=Quiet)
     memory_mb: int = 4096
+    allotment: Allotment | None = None
+    """of a worker: what its range may cost"""
 
     def begin(self, step: Step, work: Work) -> Transaction:
         return self.workspace.begin(step.key, work.shard, work.inputs, run_id=self.run_id, why=work.why)
@@ -94,17 +99,16 @@ class Step:
 
 
 class Heads:
-    """The newest commits, each read once: one look at the manifest for one round of planning."""
+    """The newest commits, those of a step read at once: one look at the manifest for one round of planning."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._heads: dict[tuple[str, str], Head | None] = {}
+        self._heads: dict[str, dict[str, Head]] = {}
 
     def get(self, step: str, shard: str) -> Head | None:
-        key = (step, shard)
-        if key not in self._heads:
-            self._heads[key] = self.workspace.head(step, shard)
-        return self._heads[key]
+        if step not in self._heads:
+            self._heads[step] = self.workspace.heads(step)
+        return self._heads[step].get(shard)
 
 
 def pending_work(

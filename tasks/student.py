@@ -30,6 +30,8 @@ LOG = "train.log"
 MODEL = "model"
 ADAPTER = "adapter"
 RUNS = "runs"
+KEPT = "checkpoints"
+"""folder of the models that are kept from on the way: step-00000012 and so on"""
 SINGLE = "single"
 SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "accelerate"
 
@@ -91,6 +93,8 @@ class TrainSettings:
     dtype: str = "float32"  # of the arithmetic; "bfloat16" is mixed precision over float32 weights
     seed: int = 17
     save_steps: int | None = None  # a checkpoint every so many steps; None: none, a killed run starts anew
+    keep_checkpoints: int = 0  # so many models from on the way, evenly spread, the last one not counted
+    shuffle: bool = True  # False: examples in the order of the data set, without packing, which reorders
     gradient_checkpointing: bool = False  # less memory for about 20 % more time
     chat_template: str | None = None  # a Jinja file that replaces the student's own template
     alpha: float = 0.8  # redi: weight of the rejected side, 0 ≤ alpha
@@ -121,13 +125,21 @@ class TrainSettings:
             raise ValueError(f"warmup_ratio is {self.warmup_ratio}, expected a share from 0 up to, but not, 1")
         if self.alpha < 0 or self.beta <= 0:
             raise ValueError(f"alpha is {self.alpha} and beta {self.beta}, expected alpha ≥ 0 and beta > 0")
+        if self.keep_checkpoints < 0:
+            raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}, expected 0 or more")
+        if self.packing and not self.shuffle:
+            raise ValueError("packing reorders examples, so that shuffle: false keeps no order; expected one of them")
         if self.launcher and self.accelerate:
             raise ValueError("both launcher and accelerate are set, expected one of them")
 
     def as_json(self) -> dict[str, Any]:
-        """What decides what comes out, as JSON."""
+        """What decides what comes out, as JSON. Later settings are left out at their default, which is what trainings
+        without them did."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         del fields["report_to"]
+        for name, default in (("keep_checkpoints", 0), ("shuffle", True)):
+            if fields[name] == default:
+                del fields[name]
         return fields
 
 
@@ -177,9 +189,9 @@ def train_student(
     `dataset` is a folder in Hugging Face layout (data/train-*.parquet, perhaps data/validation-*.parquet)
     with the columns messages and response_id (sft) or prompt, chosen, rejected and pair_id (redi, dpo).
     `model_path` are the weights to start from, `adapter` a folder with an adapter to go on with, `start` what
-    identifies the two (unset: their paths). `out` gets model/ or adapter/, train_result.json, train.log and
-    progress.jsonl. An `out` that is finished with these settings, this data and this start returns at once; one
-    that was interrupted goes on from its newest complete checkpoint; any other starts anew.
+    identifies the two (unset: their paths). `out` gets model/ or adapter/, checkpoints/ if any are kept,
+    train_result.json, train.log and progress.jsonl. An `out` that is finished with these settings, this data and this
+    start returns at once; one that was interrupted goes on from its newest complete checkpoint; any other starts anew.
 
     `on_progress(step, total_steps, loss)` is called in this thread; loss is NaN before the first step. The
     trainer dies with the calling thread. Raises TrainingFailed.
@@ -300,7 +312,7 @@ def _report(progress: Path, seen: int, on_progress: Callable[[int, int, float], 
 def _start_anew(out: Path) -> None:
     """Clear what other settings or other data left."""
     (out / RESULT).unlink(missing_ok=True)
-    for folder in [*(out / name for name in (MODEL, ADAPTER, RUNS, "cache")), *out.glob("checkpoint-*")]:
+    for folder in [*(out / name for name in (MODEL, ADAPTER, RUNS, KEPT, "cache")), *out.glob("checkpoint-*")]:
         shutil.rmtree(folder, ignore_errors=True)
     for name in (PROGRESS, LOG):
         (out / name).unlink(missing_ok=True)

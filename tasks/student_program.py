@@ -39,7 +39,17 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from tasks.student import ADAPTER, MODEL, PARENT_VARIABLE, PROGRESS, RESULT, RUNS, TrainSettings, write_atomically
+from tasks.student import (
+    ADAPTER,
+    KEPT,
+    MODEL,
+    PARENT_VARIABLE,
+    PROGRESS,
+    RESULT,
+    RUNS,
+    TrainSettings,
+    write_atomically,
+)
 from tasks.student_examples import IGNORED, Encoded, UnusableData
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -132,6 +142,7 @@ class Run:
             "save_strategy": "no" if settings.save_steps is None else "steps",
             "save_steps": settings.save_steps or 500,
             "save_total_limit": 1,
+            "train_sampling_strategy": "random" if settings.shuffle else "sequential",
             "logging_steps": 1,
             "report_to": list(settings.report_to) or "none",
             "disable_tqdm": True,
@@ -141,6 +152,8 @@ class Run:
         """Train to the end, evaluate, save the student, and write the result."""
         self.clock.lap("model")
         trainer.add_callback(Progress(self.out / PROGRESS))
+        if self.settings.keep_checkpoints:
+            trainer.add_callback(KeptModels(self, trainer))
         trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         self.clock.lap("train")
         eval_loss = trainer.evaluate()["eval_loss"] if trainer.eval_dataset is not None else None
@@ -162,10 +175,26 @@ class Run:
             return
         shutil.rmtree(place / "ref", ignore_errors=True)  # DPO's copy of where it started
         if self.settings.lora is None or self.settings.lora.merge:
-            base = AutoModelForCausalLM.from_pretrained(self.config["model_path"], dtype=torch.float32)
-            merged = PeftModel.from_pretrained(base, str(place)).merge_and_unload()
-            merged.save_pretrained(self.out / MODEL)
-            self.tokenizer.save_pretrained(self.out / MODEL)
+            self._merge(place, self.out / MODEL)
+            for kept in sorted((self.out / KEPT).glob(f"{KeptModels.STEP}*")):
+                self._merge_in_place(kept)
+
+    def _merge(self, adapter: Path, target: Path) -> None:
+        """The whole model of an adapter, in a folder of its own."""
+        base = AutoModelForCausalLM.from_pretrained(self.config["model_path"], dtype=torch.float32)
+        merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        merged.save_pretrained(target)
+        self.tokenizer.save_pretrained(target)
+
+    def _merge_in_place(self, kept: Path) -> None:
+        """Put the whole model in the place of an adapter that was kept, unless that was done before a kill."""
+        if not (kept / "adapter_config.json").exists():
+            return
+        whole = kept.with_name(f"whole-{kept.name}")
+        shutil.rmtree(whole, ignore_errors=True)
+        self._merge(kept, whole)
+        shutil.rmtree(kept)
+        whole.rename(kept)
 
     def _write_result(self, trainer: Trainer, learn: Encoded, check: Encoded | None, eval_loss: float | None) -> None:
         settings = self.settings
@@ -285,6 +314,39 @@ class Progress(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             self._write(state, logs["loss"])
+
+
+class KeptModels(TrainerCallback):
+    """Leaves the model as it is at evenly spread steps in checkpoints/step-N; of LoRA the adapter, merged in the end.
+
+    All ranks take part: with weights split over them they gather. A folder that is there is whole, and stays: a
+    training that was killed goes on from before it to the same weights.
+    """
+
+    STEP = "step-"
+
+    def __init__(self, run: Run, trainer: Trainer) -> None:
+        self.run, self.trainer = run, trainer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step not in steps_to_keep(state.max_steps, self.run.settings.keep_checkpoints):
+            return
+        place = self.run.out / KEPT / f"{self.STEP}{state.global_step:08d}"
+        if place.exists():
+            return
+        part = place.with_name(f"part-{place.name}")
+        self.trainer.save_model(str(part))
+        self.run.process.wait_for_everyone()
+        if self.run.process.is_main_process:
+            (part / "training_args.bin").unlink(missing_ok=True)
+            shutil.rmtree(part / "ref", ignore_errors=True)
+            part.rename(place)
+        self.run.process.wait_for_everyone()
+
+
+def steps_to_keep(total: int, number: int) -> list[int]:
+    """`number` steps spread evenly over a training of `total`, its last one left out; fewer if there are fewer."""
+    return sorted({round(total * part / (number + 1)) for part in range(1, number + 1)} - {0, total})
 
 
 class Clock:

@@ -139,6 +139,11 @@ class StudentSettings(Settings):
     seed: int = 17
     save_steps: int | None = Field(default=None, ge=1)
     """A checkpoint every so many steps; null: none, and an interrupted training starts again."""
+    keep_checkpoints: int = Field(default=0, ge=0)
+    """So many models from on each stage's way are kept in its `checkpoints/`, evenly spread, the one that it leaves not
+    counted; `evaluate.watch` measures them. Each takes the disk of a whole model."""
+    shuffle: bool = True
+    """Draw the examples in random order; false: as the export has them, which is the order of `select.curriculum`."""
     gradient_checkpointing: bool = False
     chat_template: str | None = None
     """A Jinja file that replaces the student's own template."""
@@ -160,6 +165,10 @@ class StudentSettings(Settings):
             raise ValueError("a stage can't be called train or eval: the student's folder has these already")
         if self.launcher and self.accelerate:
             raise ValueError("both launcher and accelerate are set; leave one of them out")
+        packed = [stage.label for stage in self.all_stages() if stage.method(self).get("packing")]
+        if packed and not self.shuffle:
+            raise ValueError(f"shuffle: false keeps the export's order, and packing reorders: set packing to false in "
+                             f"the stage {packed[0]}, or leave `shuffle` out")  # fmt: skip
         return self
 
     def all_stages(self) -> tuple[SftStage | AnnealStage | RediStage | DpoStage, ...]:
@@ -177,6 +186,8 @@ class StudentSettings(Settings):
             dtype=self.dtype,
             seed=self.seed,
             save_steps=self.save_steps,
+            keep_checkpoints=self.keep_checkpoints,
+            shuffle=self.shuffle,
             gradient_checkpointing=self.gradient_checkpointing,
             chat_template=self.chat_template,
             lora=Lora(**self.lora.model_dump()) if self.lora else None,

@@ -39,7 +39,8 @@ Stage = SftStage | AnnealStage | RediStage | DpoStage
 
 
 def student_folder(workspace: Workspace, name: str) -> Path:
-    return workspace.root / "students" / name
+    """Where a student is trained; readers go through `Workspace.fetch`."""
+    return workspace.local / "students" / name
 
 
 def base_model(settings: StudentSettings) -> str:
@@ -112,6 +113,7 @@ def _train(context: Context, step: Step, work: Work, settings: StudentSettings, 
         del extra[name]
     if isinstance(stage, AnnealStage):
         extra["chosen_from"] = export_rows(workspace)["train"]
+    workspace.publish(f"students/{settings.name}/{stage.label}", skip=("data-*",))
     transaction.commit_result([book], content=_weights_hash(folder), ledger=ledger, extra=extra)
 
 
@@ -133,7 +135,7 @@ def _start(workspace: Workspace, settings: StudentSettings, before: Step | None)
     """(weights, adapter to go on with, what identifies them) that a stage starts from."""
     if before is None:
         return base_model(settings), None, resolve_revision(settings.model, settings.revision)
-    folder = student_folder(workspace, settings.name) / before.key.rpartition(".")[2]
+    folder = workspace.fetch(f"students/{settings.name}/{before.key.rpartition('.')[2]}")
     content = workspace.need(before.key, ALL).content
     if (folder / MODEL).is_dir():
         return str(folder / MODEL), None, content
@@ -200,7 +202,8 @@ def _make_student(context: Context, step: Step, work: Work, settings: StudentSet
     transaction = context.begin(step, work)
     home = student_folder(workspace, settings.name)
     stages = settings.all_stages()
-    results = {stage.label: json.loads((home / stage.label / RESULT).read_text(encoding="utf-8")) for stage in stages}
+    folders = {stage.label: workspace.fetch(f"students/{settings.name}/{stage.label}") for stage in stages}
+    results = {label: json.loads((folder / RESULT).read_text(encoding="utf-8")) for label, folder in folders.items()}
     last = stages[-1].label
     scratch = workspace.scratch()
     for name in (MODEL, ADAPTER):
@@ -212,6 +215,7 @@ def _make_student(context: Context, step: Step, work: Work, settings: StudentSet
     ]
     write_atomically(scratch / RESULT, results[last] | {"stages": short})
     swap_folder(scratch, home / "train")
+    workspace.publish(f"students/{settings.name}/train")
     content = workspace.need(step.reads[-1], ALL).content
     extra = {"stages": [stage.label for stage in stages]}
     transaction.commit_result([Book("stage", len(stages), len(stages))], content=content, extra=extra)
@@ -235,7 +239,7 @@ def trained(workspace: Workspace, name: str) -> TrainResult | None:
     """The committed training, or None."""
     if workspace.head(f"train.{name}", ALL) is None:
         return None
-    return read_result(student_folder(workspace, name) / "train")
+    return read_result(workspace.fetch(f"students/{name}/train/{RESULT}").parent)
 
 
 def stage_results(workspace: Workspace, name: str) -> dict[str, Any]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,7 +19,9 @@ import pytest
 
 from flows.recipe import check_recipe
 from flows.run import Plan, Range, StepDone, Wish, carry_out, open_workspace, plan, run_range
+from storage import objects
 from storage.manifest import Inputs
+from storage.place import place
 from storage.schemas import TABLES, is_volatile
 from storage.workspace import Workspace
 from tasks.generate_shard import Shard
@@ -133,6 +140,63 @@ def crash_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCont
                 yield taken
 
     return crashing
+
+
+@dataclass
+class S3:
+    """A bucket on a real S3 server on loopback (tests/s3_server.py)."""
+
+    endpoint: str
+    bucket: str = ""
+
+    def place(self, path: str = "ws") -> Path:
+        return place(f"s3://{self.bucket}/{path}")
+
+    def fault(self, do: str, method: str, match: str, times: int = 1) -> None:
+        """Have the next requests fail, as the server's docstring says."""
+        fault = {"do": do, "method": method, "bucket": self.bucket, "match": match, "times": times}
+        request = urllib.request.Request(f"{self.endpoint}/_faults", json.dumps(fault).encode(), method="POST")
+        with urllib.request.urlopen(request):
+            pass
+
+    def heal(self) -> None:
+        """No more faults."""
+        with urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/_faults", method="DELETE")):
+            pass
+
+    def seen(self) -> dict[str, int]:
+        """How many requests of each method, and faults of each kind, there were."""
+        with urllib.request.urlopen(f"{self.endpoint}/_requests") as answer:
+            return Counter(json.loads(answer.read()))
+
+    def held(self) -> list[str]:
+        """All objects of the bucket."""
+        return sorted(objects.tree(place(f"s3://{self.bucket}")))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    program = Path(__file__).with_name("s3_server.py")
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A fresh bucket, with the environment that a client of it has."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1", "STILLHOUSE_CACHE": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    found = S3(s3_server, f"bucket-{secrets.token_hex(6)}")
+    objects.file_system(found.place()).mkdir(found.bucket)
+    return found
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -18,18 +18,22 @@ COLUMNS = {"response": "perplexity", "question_and_response": "perplexity_with_q
 
 
 def over_perplexity(
-    workspace: Workspace, shard: str, limits: PerplexityLimits, scorer: str, teacher: str, response_ids: Iterable[str]
-) -> dict[str, Finding]:
+    workspace: Workspace, shard: str, limits: PerplexityLimits, scorer: str, teacher: str, steps: Sequence[str],
+    response_ids: Iterable[str],
+) -> dict[str, Finding]:  # fmt: skip
     """The responses of a teacher that are over its limit, that its scorer can't score (`no_perplexity`), or whose score
-    isn't there yet (UNKNOWN). Perplexities are compared to thousandths: their last digits depend on the batch."""
+    isn't there yet (UNKNOWN). `steps`: those that hold its scores. Perplexities are compared to thousandths: their last
+    digits depend on the batch."""
     limit = limits.limit(teacher)
     if limit is None:
         return {}
-    step, column = f"score.{teacher}", COLUMNS[limits.of]
+    column = COLUMNS[limits.of]
     columns = ["response_id", "scorer", column, "tokens", "response_tokens", "error"]
-    rows = workspace.read(step, shard, "scores", columns).filter(pc.field("scorer") == scorer).to_pylist()
-    scores = {row["response_id"]: row for row in rows if row["error"] is None}
-    never = {row["unit_id"]: row["rule"] for row in workspace.ledger(step, shard).to_pylist()}
+    scores, never = dict[str, Any](), dict[str, str]()
+    for step in steps:
+        rows = workspace.read(step, shard, "scores", columns).filter(pc.field("scorer") == scorer).to_pylist()
+        scores |= {row["response_id"]: row for row in rows if row["error"] is None}
+        never |= {row["unit_id"]: row["rule"] for row in workspace.ledger(step, shard).to_pylist()}
     found = {}
     for key in response_ids:
         score, rule = scores.get(key), never.get(f"{key}/{scorer}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from pickle import UnpicklingError
 from types import TracebackType
 from typing import Any, Self
 
@@ -125,6 +126,11 @@ class TransformersScorer:
         source, hub = weights_source(self._settings.model, self._settings.revision)
         try:
             net: Any = AutoModelForCausalLM.from_pretrained(source, dtype=self._dtype, trust_remote_code=False, **hub)
+        except UnpicklingError as fault:
+            raise ScorerError(
+                f"scorer {self._settings.name}: the weights of {self._settings.model} are a pickle that holds more "
+                "than numbers, which could run code; take a model with safetensors"
+            ) from fault
         except (OSError, ValueError) as fault:
             why = " ".join(str(fault).split())[:300]
             raise ScorerError(f"scorer {self._settings.name}: can't load {self._settings.model}: {why}") from fault

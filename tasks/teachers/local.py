@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from types import TracebackType
 from typing import Any, Self
 
@@ -134,6 +135,11 @@ class TransformersTeacher:
             net: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=self.trust_remote_code, **hub
             )
+        except UnpicklingError as error:
+            raise TeacherError(
+                f"can't load the teacher {self.model}: its weights are a pickle that holds more than numbers, which "
+                "could run code; take a model with safetensors"
+            ) from error
         except (OSError, ValueError) as error:
             raise TeacherError(f"can't load the teacher {self.model}: {' '.join(str(error).split())[:300]}") from error
         tokenizer.padding_side = "left"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.database import connect
+from storage.database import connect, files_of
 from storage.manifest import Head
 from storage.schemas import LEDGER, TABLES
 from storage.workspace import Workspace
@@ -123,7 +123,7 @@ class Catalogue:
                 for part in head.parts:
                     name = "ledger" if part.kind == "ledger" else Path(part.path).parts[1]
                     if name in found and not _of_another(step, name, teacher):
-                        found[name].append(str(self.workspace.root / part.path))
+                        found[name] += files_of(self._database, self.workspace, [part])
         return found
 
 

@@ -49,11 +49,11 @@ def test_a_run_with_a_budget_ends_with_3_and_a_larger_one_goes_on(stillhouse, se
     path.write_text(yaml.safe_dump(recipe(server)))
     run = ("run", path, "--workspace", workspace)
 
-    first = stillhouse(*run, "--budget", "requests=25", code=3)
+    first = stillhouse(*run, "--until", "grade", "--budget", "requests=25", code=3)
     assert "generate.far stopped: budget of all teachers: 25 of 25 requests: 35 requests not asked" in first
     assert "pending: generate.far 35, verify.far 35, grade 18" in first  # 12 questions have both answers, one has one
     assert len(server.asked) == 25
-    again = stillhouse(*run, "--budget", "requests=25", code=3)
+    again = stillhouse(*run, "--until", "generate", "--budget", "requests=25", code=3)
     assert "25 of 25 requests: 35 requests not asked" in again and len(server.asked) == 25
     shown = stillhouse("status", workspace)
     assert "balanced" in shown and "NOT" not in shown

@@ -98,7 +98,7 @@ def test_run_over_an_endpoint(stillhouse, endpoint: Endpoint, tmp_path: Path, mo
     path, workspace = tmp_path / "endpoint.yaml", tmp_path / "workspace"
     path.write_text(yaml.safe_dump(recipe))
 
-    first = stillhouse("run", path, "--workspace", workspace, code=3)
+    first = stillhouse("run", path, "--workspace", workspace, "--until", "grade", code=3)
     assert "pending: generate.far 2, verify.far 2, grade 1" in first
     assert re.search(r"far\s+│\s+22 │\s+20 │", first), first
     assert set(endpoint.judged) == {WORDED, WRONG}

@@ -104,7 +104,7 @@ def test_who_shows_tallies():
     assert not isinstance(Quiet(), ShowsTally)
 
 
-def test_a_progress_artifact_for_each_teacher_and_for_nothing_else():
+def test_a_progress_artifact_for_each_step_that_takes_long_and_for_no_other():
     tally = Tally(expected=40)
 
     @flow
@@ -112,24 +112,26 @@ def test_a_progress_artifact_for_each_teacher_and_for_nothing_else():
         bars = Bars(console(False))
         with Artifacts(bars, "set") as shown:
             shown.tally("generate.far_away", tally)
-            for step, units in (("curate", 5), ("generate.far_away", 40), ("generate.elsewhere", 8)):
+            for step, units in (("curate", 5), ("generate.far_away", 40), ("generate.elsewhere", 8), ("verify.far", 4)):
                 shown.expect(step, units)
             shown._write()
             tally.done, tally.tokens, tally.in_flight = 10, 900, 5
             shown.advance("generate.far_away", 10)
             shown.advance("generate.elsewhere", 2)
-        assert bars._done == {"generate.far_away": 10, "generate.elsewhere": 2}
+            shown.advance("verify.far", 1)
+        assert bars._done == {"generate.far_away": 10, "generate.elsewhere": 2, "verify.far": 1}
 
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=120):
         asking()
         found = ArtifactFilter(key=ArtifactFilterKey(like_="set-%"))
         with get_client(sync_client=True) as client:
             artifacts = {one.key: one for one in client.read_artifacts(artifact_filter=found)}
     assert {key: one.data for key, one in artifacts.items()} == {
-        "set-generate-far-away": 25.0, "set-generate-elsewhere": 25.0,
+        "set-generate-far-away": 25.0, "set-generate-elsewhere": 25.0, "set-verify-far": 25.0,
     }  # fmt: skip
     assert "done 10, in flight 5, failed 0" in artifacts["set-generate-far-away"].description
     assert artifacts["set-generate-elsewhere"].description == "generate.elsewhere: 2 of 8 requests"
+    assert artifacts["set-verify-far"].description == "verify.far: 1 of 4"
 
 
 def test_a_server_that_fails_ends_the_artifacts_and_not_the_run(monkeypatch):

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -26,7 +27,9 @@ from flows.workers import Heartbeat, NotTheSame, Order, frozen_recipe, left, ord
 from storage.errors import CommitLost
 from storage.fingerprint import hash_text
 from storage.lease import LeaseLost, Leases
-from tasks.step import Context, Quiet
+from tasks.allotment import Allotment, Allotter
+from tasks.step import Context
+from tests.faults import bad_server
 from tests.faults.bad_server import BadServer, answer
 
 
@@ -48,11 +51,12 @@ def orders_of(house, shards=None):
     return [Order(shard=one.shard, seq=0, fingerprint=one.inputs.fingerprint) for one in chosen]
 
 
-def make(house, server, shards):
+def make(house, server, shards, allotment=None):
     """Do a worker's work on some shards."""
     house.recipe["teachers"][0]["base_url"] = server.url
     context, step, work = house.step("generate.t")
-    step.run(context, step, [one for one in work if one.shard in shards])
+    share = Allotment.model_validate(allotment) if allotment else None
+    step.run(replace(context, allotment=share), step, [one for one in work if one.shard in shards])
 
 
 # --- the worker
@@ -198,7 +202,7 @@ class Played:
         monkeypatch.setattr(parent_side, "run_deployment", self._run_deployment)
 
     def _run_deployment(self, name, *, parameters, **_):
-        assert name == "generate/gpu"
+        assert name == "generate/generate"
         run = uuid.uuid4()
         deed = self.deeds[min(len(self.sent), len(self.deeds) - 1)]
         self.sent.append(parameters)
@@ -221,7 +225,9 @@ class Played:
         todo = self.house.plan("generate")
         step = next(one for one in todo.steps if one.key == "generate.t")
         ranges = [Range(step, tuple(todo.pending(step)))]
-        return Parent(loaded, self.house.workspace, ranges, Quiet(), self.told.append, self, sleep).run()
+        context = Context(self.house.workspace, "test")
+        allotter = Allotter(loaded.recipe.budget, loaded.recipe.teachers)
+        return Parent(loaded, context, ranges, self.told.append, allotter, self, sleep).run()
 
 
 def works(server):
@@ -341,22 +347,120 @@ def test_cancelling_takes_the_ranges_from_their_workers(house, monkeypatch):
     assert set(played.stopped) == set(played.states)
 
 
-def test_a_budget_is_spent_by_one_worker_at_a_time(house, monkeypatch):
-    house.recipe["teachers"][0]["budget"] = {"requests": 1000}
-    ended = []
+# --- a budget
+
+
+def takes(played, run, parameters):
+    """A worker takes its range, with what it is allotted."""
+    leases = Leases(played.house.root, parameters["step"])
+    return leases.take(parameters["range"], parameters["after"], run, allotment=parameters["allotment"])
+
+
+def spends(server, only=None):
+    """A worker that keeps to its allotment; `only`: the shards that it comes to before it dies."""
+
+    def deed(played, run, parameters):
+        lease = takes(played, run, parameters)
+        shards = [one["shard"] for one in parameters["orders"]]
+        make(played.house, server, shards[:only], parameters["allotment"])
+        if only is None:
+            lease.end("done", 8, 8)
+        return Running() if only else Completed()
+
+    return deed
+
+
+def requests_of(parameters):
+    return parameters["allotment"]["requests"]
+
+
+def test_two_workers_side_by_side_keep_to_the_shares_of_one_budget(house, monkeypatch):
+    """Both ranges are at work before either has spent anything; the lease says what each may cost."""
+    house.recipe["teachers"][0]["budget"] = {"requests": 41}
+    first = []
+
+    def waits(played, run, parameters):
+        first.append((takes(played, run, parameters), run, parameters))
+        return Running()
+
+    def both(played, run, parameters):
+        state = spends(server)(played, run, parameters)
+        lease, other, its = first[0]
+        make(played.house, server, {one["shard"] for one in its["orders"]}, its["allotment"])
+        lease.end("done", 8, 8)
+        played.states[uuid.UUID(other)] = Completed()
+        return state
+
+    with BadServer(0) as server:
+        played = Played(house, monkeypatch, waits, both)
+        played.distribute()
+        assert len(played.sent) == 2 and sum(map(requests_of, played.sent)) == 41
+        assert min(map(requests_of, played.sent)) > 10  # by what each misses: 32 or so
+        assert len(server.asked) == 41 and set(server.asked.values()) == {1}
+    leases = Leases(house.root, "generate.t")
+    assert [leases.newest(name).allotment["requests"] for name in leases.names()] == [*map(requests_of, played.sent)]
+    heads = [house.workspace.head("generate.t", shard) for shard in house.workspace.shards]
+    assert sum(head.pending for head in heads) == 64 - 41
+
+
+def test_what_a_dead_worker_spent_is_counted(house, monkeypatch):
+    house.recipe["budget"] = {"requests": 41}
+    with BadServer(0) as server:
+        played = Played(house, monkeypatch, spends(server, only=2), spends(server))
+        spells = played.distribute()
+        assert [one["range"] for one in played.sent] == ["000-011", "100-111", "000-011"]
+        assert len(server.asked) == 41 and set(server.asked.values()) == {1}
+    assert requests_of(played.sent[0]) == requests_of(played.sent[2])  # what it spent is within the same ceiling
+    assert any(one.ended.startswith("silent") for one in spells)
+
+
+def test_what_a_range_does_not_use_goes_to_others_and_round_once_more(house, monkeypatch):
+    """The first worker's requests all fail, so that its share is there for the second one; what that one can't use
+    comes back to the first range."""
+    house.recipe["teachers"][0] |= {"budget": {"requests": 41}, "attempts": 1}
+    monkeypatch.setattr(bad_server, "FAULTS", ("500",))
+
+    def fails(played, run, parameters):
+        server.share = 1.0
+        state = spends(server)(played, run, parameters)
+        server.share = 0.0
+        return state
+
+    with BadServer(0) as server:
+        played = Played(house, monkeypatch, fails, spends(server))
+        played.distribute()
+        assert [one["range"] for one in played.sent] == ["000-011", "100-111", "000-011"]
+        assert len(server.delivered) == 41
+    missed = 64 - sum(house.workspace.need("curate", shard).data()[0].rows for shard in house.workspace.shards[:4])
+    assert requests_of(played.sent[1]) == 41 and requests_of(played.sent[2]) == 41 - missed
+
+
+def test_a_range_with_nothing_left_for_it_goes_to_no_worker(house, monkeypatch):
+    house.recipe["budget"] = {"requests": 0}
+    played = Played(house, monkeypatch)
+    spells = played.distribute()
+    assert played.sent == [] and {one.ended for one in spells} == {"done"}
+    heads = [house.workspace.head("generate.t", shard) for shard in house.workspace.shards]
+    assert sum(head.pending for head in heads) == 64 and all("budget" in head.extra for head in heads)
+
+
+def test_under_a_budget_one_range_waits_in_the_queue(house, monkeypatch):
+    """So that what the next one is allotted follows what is spent by then."""
+    house.recipe["runner"]["shards_per_range"] = 2
+    house.recipe["budget"] = {"requests": 1000}
+    waiting = []
 
     def queued(played, run, parameters):
-        assert len(ended) == len(played.sent) - 1
+        assert not waiting
+        waiting.append((run, parameters))
         return Scheduled()
 
     def work_off(_):
-        run, parameters = list(played.states)[-1], played.sent[-1]
-        if played.states[run].is_scheduled():
-            ended.append(run)
-            played.states[run] = works(server)(played, str(run), parameters)
+        if waiting:
+            run, parameters = waiting.pop()
+            played.states[uuid.UUID(run)] = spends(server)(played, run, parameters)
 
-    played = Played(house, monkeypatch, queued)
     with BadServer(0) as server:
+        played = Played(house, monkeypatch, queued)
         played.distribute(work_off)
-    assert len(ended) == 2
-    assert house.plan("generate").anything_to_do() is False
+    assert len(played.sent) == 4 and house.plan("generate").anything_to_do() is False

@@ -1,7 +1,8 @@
 """Proves that variants are trained on equal tokens of their own choice by seed, that nothing shared is written again or
 made twice, that a cut-off ablation goes on, and what the table's intervals hold.
 
-With a real model of two layers, trained for a few steps. Not covered: what an ablation finds (docs/ablations.md).
+With a real model of two layers, trained for a few steps; pairs as well as examples. Not covered: what an ablation finds
+(docs/ablations.md).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tasks.ablate import AblateSettings, Lengths, folder_name, sample
 from tasks.ablate_table import Measured, as_csv, table_rows
 from tasks.errors import BadSetting
 from tasks.export import export_folder
+from tasks.export_pairs import pair_rows
 from tasks.step import Context
+from tasks.train import stage_results
 from tests.tasks.tiny_student import make_student, thought
 
 PLAIN = Variant("recipe", ())
@@ -35,7 +38,7 @@ def ablation(make_house, tmp_path):
     model = make_student(tmp_path / "model")
     house = make_house(
         curate={"filters": None, "exact_duplicates": False, "near_duplicates": None, "heldout": 0.3},
-        teachers=[{"name": "t", "engine": "replay", "path": "answers.jsonl", "samples": 2}],
+        teachers=[{"name": "t", "engine": "replay", "path": "answers.jsonl", "samples": 4}],
         runner={"max_workers": 1},
         select={"trace": None},
         export={"validation": 0.1},
@@ -43,7 +46,11 @@ def ablation(make_house, tmp_path):
         evaluate={"sampling": {"temperature": 0, "max_tokens": 16}},
     )
     rows = [
-        {"question": f"What is {n} + 1?", "ground_truth": str(n + 1), "response": [thought(n), f"So it is {n + 1}."]}
+        {
+            "question": f"What is {n} + 1?",
+            "ground_truth": str(n + 1),
+            "response": [thought(n), f"So it is {n + 1}.", thought(n + 5), f"So it is {n + 6}."],
+        }
         for n in range(10, 34)
     ]
     for name in ("sums.jsonl", "answers.jsonl"):
@@ -57,7 +64,7 @@ def ablation(make_house, tmp_path):
     def run(variants, seeds=2, tokens=None):
         return run_ablation(loaded, context, variants, seeds, tokens, lambda text: None)
 
-    run.context = context
+    run.context, run.loaded = context, loaded
     return run
 
 
@@ -102,6 +109,34 @@ def test_equal_tokens_shared_road_and_a_second_run(ablation, monkeypatch):
     assert rows[1].difference_low <= rows[1].difference <= rows[1].difference_high
     assert first.head("train.s", ALL) is not None
     assert ablation([PLAIN, ONE_EACH]) == (rows, 0)
+
+
+def test_pairs_are_equal_in_tokens_too(ablation, tmp_path):
+    """Variants of one and of two pairs a question; the link of a version that linked pairs is not written through."""
+    context, loaded = ablation.context, ablation.loaded
+    overrides = ("select.max_per_question=2", "student.stages=[{kind: redi, gradient_accumulation: 1}]")
+    two = Variant("two", ("negatives={max_per_question: 2, length_ratio: null}", *overrides))
+    one = Variant("one", ("negatives={max_per_question: 1, length_ratio: null}", *overrides))
+    old = context.workspace.root / "ablations" / folder_name("two") / "seed-17"
+    target = tmp_path / "elsewhere"
+    for folder in (old.parent, old):
+        Workspace.create(folder, bits=context.workspace.bits)
+    for name in ("manifest/export.pairs", "exports/preference"):
+        (target / name).mkdir(parents=True)
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).symlink_to(target / name)
+    said: list[str] = []
+    rows, _ = run_ablation(loaded, context, [two, one], 1, None, said.append)
+    assert [row.pairs for row in rows][1] < 1.2 * rows[0].pairs and "tokens of pairs" in said[0]
+    exported = [pair_rows(Workspace.open(old.parents[1] / folder_name(name)))["train"] for name in ("two", "one")]
+    assert exported[0] == 2 * exported[1] and rows[1].pairs == exported[1]
+    assert 0.8 * rows[1].pair_tokens < rows[0].pair_tokens <= rows[1].pair_tokens
+    assert not list(target.rglob("*.json")) and not list(target.rglob("*.parquet"))
+    [book] = Workspace.open(old).need("export.pairs", ALL).books
+    assert (book.unit, book.units_out) == ("pair", rows[0].pairs)
+    result = stage_results(Workspace.open(old), "s")["redi"]
+    assert result["examples"] == rows[0].pairs
+    assert [row["pairs"] for row in csv.DictReader(as_csv(rows).splitlines())] == [str(row.pairs) for row in rows]
 
 
 def test_what_variants_share_can_not_be_varied(ablation):

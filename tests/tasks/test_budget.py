@@ -15,7 +15,7 @@ from flows.errors import RecipeError
 from flows.recipe import budget_overrides, check_recipe
 from flows.steps import build_steps
 from tasks import generate
-from tasks.budget import Budget, _committed, allot, by_price, missing, planned_requests, spent
+from tasks.budget import Budget, _committed, allot, by_price, missing, spent
 from tasks.teachers.settings import BudgetSettings, OpenAITeacherSettings
 from tasks.teachers.teacher import Reply, failed
 from tests.faults.bad_server import BadServer
@@ -245,21 +245,6 @@ def _answers(house):
     for row in house.rows("generate.t", "responses"):
         found[row["question_id"]] = found.get(row["question_id"], 0) + 1
     return found
-
-
-def test_a_range_gets_the_share_of_what_it_misses(house, server):
-    """What a worker does with a part of the shards; together the workers don't exceed the budget."""
-    house.recipe["budget"] = {"requests": 60}
-    house.run("curate")
-    context, step, work = house.step("generate.t")
-    half = [planned_requests(context.workspace, settings(samples=SAMPLES), one.shard) for one in work[:2]]
-    step.run(context, step, work[:2])
-    assert len(server.asked) == round(60 * sum(half) / 120)
-    context, step, work = house.step("generate.t")
-    step.run(context, step, [one for one in work if one.why == "first run"])
-    assert 45 <= len(server.asked) <= 60  # the rest of the first half still has a claim
-    house.run("generate")
-    assert len(server.asked) == 60
 
 
 def test_shares_add_up_and_follow_what_is_missing():

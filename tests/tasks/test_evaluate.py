@@ -11,7 +11,8 @@ from storage.workspace import ALL, Workspace
 from tasks.evaluate import EvaluateSettings, eval_folder, evaluate_step, evaluated, question_rates
 from tasks.evaluate_watch import watched
 from tasks.grade import GradeSettings
-from tasks.train import StudentSettings
+from tasks.student_program import steps_to_keep
+from tasks.train import StudentSettings, stage_results
 from tasks.verifiers import math, quantity
 from tasks.verifiers.settings import VerifySettings
 from tests.tasks.tiny_student import make_student, thought
@@ -130,6 +131,8 @@ def test_engines_take_the_teachers_own_settings():
         ({"engine": "openai"}, "set served.before"),
         ({"engine": "vllm", "engine_options": {"gpu": 1}}, "gpu"),
         ({"benchmarks": [{"name": "a", "kind": "file", "path": "x"}] * 2}, "used twice"),
+        ({"prompts": {"maths": {"system": "x"}}}, "found 'maths', expected one of math, .*, default"),
+        ({"sampling_by_category": {"default": {}}}, "found 'default', expected one of math"),
     ],
 )
 def test_wrong_settings_are_told_before_anything_runs(given, message):
@@ -137,20 +140,26 @@ def test_wrong_settings_are_told_before_anything_runs(given, message):
         EvaluateSettings.model_validate(given)
 
 
-def test_the_watch_sees_likelihood_and_accuracy_after_each_stage(house):
+def test_the_watch_sees_likelihood_and_accuracy_on_the_way_and_after_each_stage(house):
     """A student that learns its teachers' text finds it more likely; what was watched is not measured again."""
     house.recipe["evaluate"] |= {"greedy": False, "samples": 1, "benchmarks": [], "watch": 5}
     house.recipe["student"] |= {
         "epochs": 6,
+        "keep_checkpoints": 2,
         "stages": [{"kind": "sft", "packing": False}, {"kind": "sft", "name": "more", "packing": False, "epochs": 1}],
     }
     house.run("report")
     rows = watched(house.workspace, "s")
-    assert [row["point"] for row in rows] == ["base", "sft", "more"]
-    assert {row["texts"] for row in rows} == {5}
-    assert rows[0]["mean_logprob"] < rows[1]["mean_logprob"] < 0
+    steps = {name: one["steps"] for name, one in stage_results(house.workspace, "s").items()}
+    assert [row["point"] for row in rows] == [
+        "base", *(f"sft {step}" for step in steps_to_keep(steps["sft"], 2)), "sft",
+        *(f"more {step}" for step in steps_to_keep(steps["more"], 2)), "more",
+    ]  # fmt: skip
+    assert {row["texts"] for row in rows} == {5} and len(rows) >= 6
+    likelihood = [row["mean_logprob"] for row in rows]
+    assert likelihood[:4] == sorted(likelihood[:4]) and len(set(likelihood)) == len(rows) and max(likelihood) < 0
     assert rows[0]["questions"] == evaluated(house.workspace, "s")["questions"]
-    assert rows[2]["low"] <= rows[2]["accuracy"] <= rows[2]["high"]
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows)
     page = (house.workspace.root / "report.html").read_text()
     assert "by step, stage sft." in page and "by step, stage more." in page and "teacher hacking" in page
     assert house.run("report") == []

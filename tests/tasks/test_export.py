@@ -4,10 +4,15 @@ that what nobody may pass on is refused before a file is written. The other layo
 
 from __future__ import annotations
 
+import json
+
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from flows.errors import RecipeError
+from flows.recipe import check_recipe
 from tasks.card import CardFacts, Origin, write_card
 from tasks.export import EXAMPLE, export_folder, export_rows
 from tasks.export_licenses import UnknownLicense, licensing
@@ -191,6 +196,48 @@ def test_an_empty_selection_is_an_empty_data_set(house, tmp_path):
     assert set(data) == {"train"} and list(data["train"]) == [] and data["train"].column_names == EXAMPLE.names
     assert front_matter(house)[0]["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     assert export_rows(house.workspace) == {"train": 0, "validation": 0}
+
+
+def order(house, split):
+    files = sorted((export_folder(house.workspace) / "data").glob(f"{split}-*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.mark.parametrize("bits", [0, 2])
+def test_rows_stand_in_the_order_of_the_curriculum_whatever_the_number_of_shards(house, monkeypatch, bits):
+    monkeypatch.setattr("tasks.export_order.AT_ONCE", 3)
+    house.run("export")
+    before = {row["response_id"]: row for split in ("train", "validation") for row in order(house, split)}
+    house.bits = bits
+    house = house.copy(house.root.with_name("other"), bits=bits)
+    house.recipe["select"] = {"curriculum": "easy_first"}
+    house.recipe["export"]["formats"] = ["huggingface", "openai"]
+    house.run("export")
+    for split in ("train", "validation"):
+        rows = order(house, split)
+        keys = [(row["curriculum"], row["question_id"], row["response_id"]) for row in rows]
+        assert keys == sorted(keys) and len({key[0] for key in keys}) > 1
+        lines = (house.root / "exports" / "openai" / f"{split}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["messages"][-1]["content"] for line in lines] == [
+            row["messages"][-1]["content"] for row in rows
+        ]
+        for row in rows:
+            assert row | {"curriculum": None} == before.pop(row["response_id"])
+    assert before == {}
+    assert "in the order of the curriculum" in front_matter(house)[1]
+    assert not list((house.root / "tmp").iterdir())
+
+
+def test_without_a_curriculum_the_card_promises_no_order(house):
+    house.run("export")
+    assert "curriculum," not in front_matter(house)[1]
+
+
+@pytest.mark.parametrize("prompts", [{"maths": {"system": "x"}}])
+def test_prompts_of_a_category_that_is_none_are_refused(house, prompts):
+    house.recipe["export"]["prompts"] = prompts
+    with pytest.raises(RecipeError, match=r"export\.prompts\.maths: found 'maths', expected one of math, .*default"):
+        check_recipe(house.recipe, house.base)
 
 
 def test_a_new_export_takes_the_place_of_the_old_one(house, tmp_path):

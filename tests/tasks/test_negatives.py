@@ -11,6 +11,7 @@ import datasets
 import pytest
 from trl.data_utils import is_conversational
 
+from tasks.export import export_lines
 from tasks.export_pairs import pair_rows, preference_folder
 from tasks.negatives import NegativeSettings, Trace, match, set_aside
 
@@ -176,6 +177,23 @@ def test_another_limit_makes_the_pairs_again_and_no_selection(house):
     assert done == {"negatives", "export.pairs"}
     assert "no_match_in_length" not in house.rules("negatives")
     assert house.run("export") == []
+
+
+def test_folders_of_pairs_go_with_the_negatives_and_come_back_with_them(house):
+    """Old folders would be taken for this recipe's, and a head that still named them, for an export that is done."""
+    house.recipe["export"]["formats"] = ["huggingface", "llama_factory"]
+    house.run("export")
+    folders = [house.root / "exports" / name for name in ("preference", "kto", "llama_factory_pairs")]
+    before = {file: file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
+    assert len({file.parent for file in before}) >= 3
+    negatives = house.recipe.pop("negatives")
+    assert {one.step for one in house.run("export")} == {"export"}
+    assert not any(folder.exists() for folder in folders) and (house.root / "exports" / "huggingface").exists()
+    assert pair_rows(house.workspace) == {} and not any("preference" in line for line in export_lines(house.workspace))
+    assert house.run("export") == []
+    house.recipe["negatives"] = negatives
+    assert {one.step for one in house.run("export")} == {"export", "export.pairs"}
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_as_many_shards_as_you_like_give_the_same_pairs(house, tmp_path):

@@ -8,6 +8,8 @@ import json
 
 import pytest
 
+from flows.errors import RecipeError
+from flows.recipe import check_recipe
 from storage.database import open_views
 from tasks import asked
 from tasks.plan import planned
@@ -139,3 +141,18 @@ def test_a_replayed_rewriting_is_read_again_when_its_file_changes(house, monkeyp
         house.run("curate")
         assert curated(house)[identity("Add 2 and 3.")]["messages"][0]["content"] == text
     assert statuses(house)[identity("Who?")] == "refused"  # no rewriting in the file
+
+
+@pytest.mark.parametrize("part", ["labels", "rewrite"])
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"until": "verified"}, "asked once about each question: leave `until` out, found verified"),
+        ({"budget": {"requests": 5}}, "a budget counts what teachers cost"),
+    ],
+)
+def test_what_only_teachers_follow_is_refused(house, part, more, expected):
+    """A setting that would be passed over in silence; labellers and rewriters alike."""
+    house.recipe["curate"] = {part: {"teacher": REWRITER | more}}
+    with pytest.raises(RecipeError, match=expected):
+        check_recipe(house.recipe, house.base)

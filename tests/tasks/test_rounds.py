@@ -8,6 +8,7 @@ tests/faults/test_rounds_faults.py has.
 from __future__ import annotations
 
 import random
+from contextlib import closing
 
 import pytest
 from pydantic import ValidationError
@@ -15,11 +16,11 @@ from pydantic import ValidationError
 from flows.errors import RecipeError
 from flows.recipe import check_recipe
 from flows.run import sent_out
+from storage.database import open_views
 from tasks.grade_settings import GradeSettings
+from tasks.plan import round_of
 from tasks.rounds import Fate, Rule, interval, rule
 from tasks.teachers.settings import OpenAITeacherSettings
-
-SCORER = {"scorers": [{"name": "s", "engine": "transformers"}]}
 
 PASSED, FAILED, UNVERIFIABLE = Fate.PASSED, Fate.FAILED, Fate.UNVERIFIABLE
 REFUSED, WAITING = Fate.REFUSED, Fate.WAITING
@@ -56,7 +57,9 @@ def test_until_verified_plans_a_round_when_all_before_it_is_judged_and_nothing_p
 
 def test_the_last_round_ends_at_the_cap():
     assert plan(make(each=3, cap=6), *[FAILED] * 5) == (6, "waiting")
-    assert [make(samples=4, each=3).round_of(index) for index in range(9)] == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    teacher = OpenAITeacherSettings(name="t", engine="openai", model="m", base_url="http://localhost:1/v1", samples=4,
+                                    samples_per_round=3)  # fmt: skip
+    assert [round_of(teacher, index) for index in range(9)] == [0, 0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_until_settled_stops_when_the_interval_lies_within_one_band():
@@ -194,6 +197,35 @@ def test_the_number_of_shards_changes_no_row(house, tmp_path):
         assert house.rows(step, table) == other.rows(step, table), step
 
 
+@pytest.mark.parametrize("until", [None, "verified"])
+def test_samples_beyond_a_smaller_k_stay_and_count_no_more(house, until):
+    """Law 4: what was paid for stays in the table; verify, grade and select read what the plan names."""
+    teacher = house.recipe["teachers"][0]
+    teacher |= {"samples": 4, "until": until}
+    house.run("select")
+    assert {row["n"] for row in house.rows("grade", "grades")} == {4}
+    teacher["samples"] = 2
+    house.run("select")
+    rows = house.rows("generate.t", "responses")
+    assert len(rows) == 8 * 4 and {row["sample_index"]: row["round"] for row in rows} == {0: 0, 1: 0, 2: 1, 3: 1}
+    judged = [row for row in house.rows("verify.t", "verdicts") if row["verifier"] == "outcome"]
+    assert len(judged) == 8 * 2 and {row["sample_index"] for row in judged} == {0, 1}
+    grades = house.rows("grade", "grades")
+    assert {row["n"] for row in grades} == {2}
+    extra = {row["question_id"]: row["teachers"][0]["n_extra"] for row in grades}
+    numbers = by_question(house)
+    wanted = {n: 0 if n < 2 or not until else 2 if n < 4 else 4 for n in range(8)}
+    assert {numbers[key]: number for key, number in extra.items()} == wanted
+    indexes = {row["response_id"]: row["sample_index"] for row in rows}
+    chosen = [indexes.get(row["response_id"], 4) for row in house.rows("select", "selection")]
+    assert max(chosen) == (4 if until else 1)
+    with closing(open_views(house.workspace)) as views:  # what the funnel's pass rates count
+        query = """select count(*) from verdicts semi join (select response_id from responses where round = 0)
+                   using (response_id) where verifier = 'outcome'"""
+        assert views.execute(query).fetchone() == (8 * 2,)
+    assert house.run("select") == []
+
+
 def test_a_question_whose_verdict_failed_waits_and_goes_on_when_it_is_there(house, monkeypatch):
     from tasks.verifiers.bench import Bench
     from tasks.verifiers.verdict import unscored
@@ -229,18 +261,10 @@ def test_a_changed_verifier_plans_anew_and_loses_no_response(house):
     assert house.run("verify") == []
 
 
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        ({"grade": {"bands": "quantile"}}, "until settled needs bands that are known while it is asked"),
-        ({"select": {"perplexity": {"by_teacher": {"t": 20}}}, "score": SCORER}, "select.perplexity can't judge them"),
-        ({"select": {"best_by": "perplexity"}, "score": SCORER}, "select can't go by perplexity"),
-    ],
-)
-def test_settings_that_later_rounds_could_not_follow_are_refused(house, parts, expected):
+def test_bands_that_later_rounds_could_not_follow_are_refused(house):
     house.recipe["teachers"][0]["until"] = "settled"
-    with pytest.raises(RecipeError, match=expected):
-        check_recipe(house.recipe | parts, house.base)
+    with pytest.raises(RecipeError, match="until settled needs bands that are known while it is asked"):
+        check_recipe(house.recipe | {"grade": {"bands": "quantile"}}, house.base)
 
 
 def test_later_rounds_go_to_the_workers_that_the_teacher_is_asked_by(house):

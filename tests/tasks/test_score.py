@@ -1,5 +1,6 @@
-"""Proves the score stage on the real SmolLM2: its numbers, that nothing is scored twice (a kill and a repeated run
-included), laws 1 and 5, and that a limit of its own for each teacher leaves responses out, each with its reason."""
+"""Proves the score stage: its numbers on the real SmolLM2; on a tiny model that nothing is scored twice (a kill and a
+repeated run included), laws 1 and 5; and that a limit of its own for each teacher leaves responses out, each with its
+reason."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ from tasks.scorers.local import TransformersScorer
 from tasks.scorers.scorer import Failure
 from tasks.teachers import smollm2
 from tests.tasks.scorers.serving import vllm_server
+from tests.tasks.tiny_student import make_student
 
-LOCAL = {"name": "own", "engine": "transformers", "device": "cpu"}
+REAL = {"name": "own", "engine": "transformers", "device": "cpu"}
 GIBBERISH = "qx zzv 7 wq blorp"
 
 
@@ -43,8 +45,14 @@ def said(number: int, *, sound: bool = True) -> str:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A scorer that has learnt nothing and is loaded at once, for what doesn't depend on the numbers."""
+    return REAL | {"model": str(make_student(tmp_path_factory.mktemp("tiny")))}
+
+
 @pytest.fixture
-def house(make_house):
+def house(make_house, tiny):
     """Six sums, two teachers, gibberish at times: `plain` answers all twice, `odd` once and not the last one."""
     house = make_house(
         bits=1,
@@ -52,10 +60,22 @@ def house(make_house):
             {"name": name, "engine": "replay", "path": "sums.jsonl", "samples": samples, "columns": {"response": name}}
             for name, samples in (("plain", 2), ("odd", 1))
         ],
-        score={"scorers": [LOCAL]},
+        score={"scorers": [tiny]},
         runner={"max_workers": 1},
     )
     house.write("sums.jsonl", sums())
+    return house
+
+
+@pytest.fixture
+def real_watched(monkeypatch):
+    return Watched(monkeypatch, str(smollm2.model_path()))
+
+
+@pytest.fixture
+def real_house(house):
+    """Read by SmolLM2."""
+    house.recipe["score"] = {"scorers": [REAL]}
     return house
 
 
@@ -70,10 +90,10 @@ def sums(**more: Any) -> list[dict[str, Any]]:
 class Watched:
     """Which texts the model read, and switches to make it fail."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
         self.read: list[str] = []
         self.fails = lambda text: False
-        tokenizer, _ = model()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         logprobs = TransformersScorer.logprobs
 
         def watched(scorer: TransformersScorer, sequences: list[list[int]]) -> list[np.ndarray | Failure]:
@@ -86,8 +106,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(monkeypatch):
-    return Watched(monkeypatch)
+def watched(monkeypatch, tiny):
+    return Watched(monkeypatch, tiny["model"])
 
 
 def scores(house: Any, teacher: str = "plain") -> list[dict[str, Any]]:
@@ -130,13 +150,15 @@ def by_hand(question: str, response: str) -> tuple[float, float, list[float]]:
     return math.exp(-sum(own) / len(own)), math.exp(-sum(both) / len(both)), own
 
 
-def test_scores_are_those_of_transformers_alone(house):
-    house.run("score")
-    rows = scores(house, "odd")
-    texts = {row["response_id"]: row for row in house.rows("generate.odd", "responses")}
-    questions = {row["question_id"]: row["messages"][0]["content"] for row in house.rows("curate", "curated")}
+def test_scores_are_those_of_transformers_alone(real_house):
+    real_house.run("score")
+    rows = scores(real_house, "odd")
+    texts = {row["response_id"]: row for row in real_house.rows("generate.odd", "responses")}
+    questions = {row["question_id"]: row["messages"][0]["content"] for row in real_house.rows("curate", "curated")}
     assert (
-        len(rows) == 5 and book(house, "score.odd") == (6, 5, 1, 0) and house.rules("score.odd") == {"no_response": 1}
+        len(rows) == 5
+        and book(real_house, "score.odd") == (6, 5, 1, 0)
+        and real_house.rules("score.odd") == {"no_response": 1}
     )
     for row in rows:
         text = texts[row["response_id"]]
@@ -155,28 +177,28 @@ def test_scores_are_those_of_transformers_alone(house):
     assert gibberish == sound == {True}
 
 
-def test_only_what_changed_is_scored_again(house, watched):
-    house.run("score")
-    assert len(watched.read) == 12 + 5 and house.run("score") == []
-    watched.read.clear()
-    house.run("score", redo_from="score")
-    assert watched.read == []
+def test_only_what_changed_is_scored_again(real_house, real_watched):
+    real_house.run("score")
+    assert len(real_watched.read) == 12 + 5 and real_house.run("score") == []
+    real_watched.read.clear()
+    real_house.run("score", redo_from="score")
+    assert real_watched.read == []
     changed = sums()
     changed[2]["odd"] = ["Two and one is \\boxed{3}"]
-    house.write("sums.jsonl", changed)
-    house.run("score")
-    assert len(watched.read) == 1 and "Two and one" in watched.read[0]
-    watched.read.clear()
-    house.recipe["score"]["scorers"] = [LOCAL | {"max_tokens": 60}]
-    house.run("score")
-    assert len(watched.read) == 17 and any(row["truncated"] for row in scores(house))
+    real_house.write("sums.jsonl", changed)
+    real_house.run("score")
+    assert len(real_watched.read) == 1 and "Two and one" in real_watched.read[0]
+    real_watched.read.clear()
+    real_house.recipe["score"]["scorers"] = [REAL | {"max_tokens": 60}]
+    real_house.run("score")
+    assert len(real_watched.read) == 17 and any(row["truncated"] for row in scores(real_house))
 
 
-def test_a_second_scorer_costs_the_first_one_nothing(house, watched):
+def test_a_second_scorer_costs_the_first_one_nothing(house, tiny, watched):
     house.run("score")
     before = {row["response_id"]: row for row in scores(house)}
     watched.read.clear()
-    house.recipe["score"]["scorers"] = [LOCAL, LOCAL | {"name": "half", "dtype": "bfloat16"}]
+    house.recipe["score"]["scorers"] = [tiny, tiny | {"name": "half", "dtype": "bfloat16"}]
     house.run("score")
     rows = scores(house)
     assert len(watched.read) == 17 and len(rows) == 24 and book(house) == (24, 24, 0, 0)
@@ -184,7 +206,7 @@ def test_a_second_scorer_costs_the_first_one_nothing(house, watched):
     half = [row for row in rows if row["scorer"] == "half"]
     assert all("bfloat16" in row["scorer_version"] for row in half)
     assert all(row["perplexity"] == pytest.approx(before[row["response_id"]]["perplexity"], rel=0.2) for row in half)
-    house.recipe["score"]["scorers"] = [LOCAL]
+    house.recipe["score"]["scorers"] = [tiny]
     house.run("score")
     assert {row["response_id"]: row for row in scores(house)} == before
 
@@ -202,8 +224,8 @@ def test_what_a_scorer_could_not_score_is_pending_and_tried_again(house, watched
     assert book(house) == (12, 12, 0, 0) and not any(row["error"] for row in scores(house))
 
 
-def test_the_reasons_of_one_scorer_outlast_the_pass_of_the_next_and_go_with_the_next_run(house, watched):
-    house.recipe["score"]["scorers"] = [LOCAL, LOCAL | {"name": "again"}]
+def test_the_reasons_of_one_scorer_outlast_the_pass_of_the_next_and_go_with_the_next_run(house, tiny, watched):
+    house.recipe["score"]["scorers"] = [tiny, tiny | {"name": "again"}]
     watched.fails = lambda text: ask(3) in text and "zzv" in text
     house.run("score")
     assert sorted(row["scorer"] for row in scores(house) if row["error"]) == ["again", "own"]
@@ -222,19 +244,19 @@ def test_a_scorer_that_is_gone_is_asked_no_more(house, watched, monkeypatch):
     assert book(house) == (12, 0, 0, 12) and {row["error"] for row in scores(house)} == {"down"}
 
 
-def test_what_can_never_be_scored_is_in_the_ledger_with_its_reason(house):
+def test_what_can_never_be_scored_is_in_the_ledger_with_its_reason(real_house):
     long = " ".join(["long"] * 40)
     rows = sums()
     rows[0] |= {"question": f"{long}?", "plain": [said(0)] * 2}
     rows[1] |= {"plain": [said(1), "<think></think> "]}
-    house.write("sums.jsonl", rows)
-    house.recipe["score"]["scorers"] = [LOCAL | {"max_tokens": 55}]
-    house.run("score")
-    assert house.rules("score.plain") == {"question_too_long": 2, "empty_response": 1}
-    assert book(house) == (12, 9, 3, 0)
-    entry = next(one for one in house.ledger("score.plain") if one["rule"] == "question_too_long")
+    real_house.write("sums.jsonl", rows)
+    real_house.recipe["score"]["scorers"] = [REAL | {"max_tokens": 55}]
+    real_house.run("score")
+    assert real_house.rules("score.plain") == {"question_too_long": 2, "empty_response": 1}
+    assert book(real_house) == (12, 9, 3, 0)
+    entry = next(one for one in real_house.ledger("score.plain") if one["rule"] == "question_too_long")
     assert entry["unit_id"].endswith("/own") and entry["value"] > entry["threshold"] == 54
-    assert any(row["truncated"] and row["tokens"] < row["response_tokens"] for row in scores(house))
+    assert any(row["truncated"] and row["tokens"] < row["response_tokens"] for row in scores(real_house))
 
 
 def test_commits_within_the_shard_and_one_go_give_the_same_table(house, tmp_path, monkeypatch):
@@ -273,35 +295,35 @@ carry_out(todo, lambda batch: [run_range(Context(workspace, "killed"), one) for 
 """
 
 
-def test_a_run_killed_while_it_scores_goes_on_where_it_was(house, tmp_path, watched):
-    recipe, read = house.base / "t.yaml", tmp_path / "read"
-    house.bits = 0
-    house.run("generate")
-    recipe.write_text(yaml.safe_dump(house.recipe))
-    command = [sys.executable, "-c", KILLED, str(recipe), str(house.root), str(read)]
+def test_a_run_killed_while_it_scores_goes_on_where_it_was(real_house, tmp_path, real_watched):
+    recipe, read = real_house.base / "t.yaml", tmp_path / "read"
+    real_house.bits = 0
+    real_house.run("generate")
+    recipe.write_text(yaml.safe_dump(real_house.recipe))
+    command = [sys.executable, "-c", KILLED, str(recipe), str(real_house.root), str(read)]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
     while process.poll() is None and not (read.exists() and read.stat().st_size >= 5):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    units, out, dropped, pending = book(house)
+    units, out, dropped, pending = book(real_house)
     assert units == 12 == out + pending and dropped == 0 and out >= 4
-    house.run("score")
-    assert len(watched.read) == pending + 5 and book(house) == (12, 12, 0, 0)  # the five of the other teacher
-    assert len(scores(house)) == 12
+    real_house.run("score")
+    assert len(real_watched.read) == pending + 5 and book(real_house) == (12, 12, 0, 0)  # the five of the other teacher
+    assert len(scores(real_house)) == 12
 
 
-def test_a_limit_for_each_teacher_leaves_out_what_is_over_it_with_the_reason(house):
-    house.recipe["select"] = {"perplexity": {"of": "response", "max": 500, "by_teacher": {"odd": 5}}}
-    house.run("select")
-    perplexities = {row["response_id"]: row["perplexity"] for row in scores(house) + scores(house, "odd")}
-    chosen = house.rows("select", "selection")
+def test_a_limit_for_each_teacher_leaves_out_what_is_over_it_with_the_reason(real_house):
+    real_house.recipe["select"] = {"perplexity": {"of": "response", "max": 500, "by_teacher": {"odd": 5}}}
+    real_house.run("select")
+    perplexities = {row["response_id"]: row["perplexity"] for row in scores(real_house) + scores(real_house, "odd")}
+    chosen = real_house.rows("select", "selection")
     limits = {"plain": 500, "odd": 5}
     assert {row["teacher"] for row in chosen} >= {"plain"}
     assert all(perplexities[row["response_id"]] <= limits[row["teacher"]] for row in chosen)
-    dropped = [row for row in house.ledger("select") if row["rule"] == "perplexity"]
-    over = {key for teacher in limits for key in (r["response_id"] for r in scores(house, teacher))
+    dropped = [row for row in real_house.ledger("select") if row["rule"] == "perplexity"]
+    over = {key for teacher in limits for key in (r["response_id"] for r in scores(real_house, teacher))
             if perplexities[key] > limits[teacher]}  # fmt: skip
     assert {row["unit_id"] for row in dropped} == over and len(over) > 4
     assert {row["threshold"] for row in dropped} == {500, 5}
@@ -331,8 +353,8 @@ def test_a_response_whose_score_is_pending_is_neither_chosen_nor_dropped(house, 
     assert without <= {row["question_id"] for row in house.rows("select", "selection")}
 
 
-def test_a_response_that_can_not_be_scored_is_left_out_by_that_rule(house):
-    house.recipe["score"]["scorers"] = [LOCAL | {"max_tokens": 10}]
+def test_a_response_that_can_not_be_scored_is_left_out_by_that_rule(house, tiny):
+    house.recipe["score"]["scorers"] = [tiny | {"max_tokens": 5}]
     house.recipe["select"] = {"perplexity": {"by_teacher": {"odd": 1e6}}}
     house.run("select")
     assert house.rules("select") == {"no_perplexity": 5}
@@ -341,7 +363,7 @@ def test_a_response_that_can_not_be_scored_is_left_out_by_that_rule(house):
     assert entry["threshold"] == 1e6 and {row["teacher"] for row in house.rows("select", "selection")} == {"plain"}
 
 
-def test_a_server_gives_the_numbers_of_the_model_in_this_process(house):
+def test_a_server_gives_the_numbers_of_the_model_in_this_process(real_house):
     with vllm_server() as server:
         served = {
             "name": "served",
@@ -350,27 +372,27 @@ def test_a_server_gives_the_numbers_of_the_model_in_this_process(house):
             "tokenizer": smollm2.NAME,
             "base_url": server.url,
         }
-        house.recipe["score"]["scorers"] = [LOCAL, served]
-        house.run("score")
+        real_house.recipe["score"]["scorers"] = [REAL, served]
+        real_house.run("score")
         asked = len(server.bodies)
         server.twist = lambda body, reply: web.Response(status=500)
-        house.run("score", redo_from="score")
+        real_house.run("score", redo_from="score")
         assert len(server.bodies) == asked == 17
-    assert book(house) == (24, 24, 0, 0)
+    assert book(real_house) == (24, 24, 0, 0)
     own, other = (
-        {row["response_id"]: row for row in scores(house) if row["scorer"] == name} for name in ("own", "served")
+        {row["response_id"]: row for row in scores(real_house) if row["scorer"] == name} for name in ("own", "served")
     )
     for key, row in own.items():
         assert other[key]["perplexity"] == pytest.approx(row["perplexity"], rel=1e-4)
         assert [one["tokens"] for one in other[key]["sentences"]] == [one["tokens"] for one in row["sentences"]]
 
 
-def test_the_whole_road_with_score_on(house):
-    house.recipe["select"] = {"perplexity": {"of": "response", "max": 500}}
-    house.run("export")
-    chosen = house.rows("select", "selection")
-    assert book(house, "select", "response")[1:] == (len(chosen), sum(house.rules("select").values()), 0)
-    assert house.workspace.head("export", "all").books[0].units_in == len(chosen) == 12
-    with open_views(Workspace.open(house.root)) as views:
+def test_the_whole_road_with_score_on(real_house):
+    real_house.recipe["select"] = {"perplexity": {"of": "response", "max": 500}}
+    real_house.run("export")
+    chosen = real_house.rows("select", "selection")
+    assert book(real_house, "select", "response")[1:] == (len(chosen), sum(real_house.rules("select").values()), 0)
+    assert real_house.workspace.head("export", "all").books[0].units_in == len(chosen) == 12
+    with open_views(Workspace.open(real_house.root)) as views:
         assert views.execute("select count(*), count(distinct scorer) from scores").fetchone() == (17, 1)
-    assert house.run("export") == []
+    assert real_house.run("export") == []

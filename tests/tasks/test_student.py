@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tasks.student import TrainingFailed, TrainResult, TrainSettings, read_result, train_student
+from tasks.student import Lora, TrainingFailed, TrainResult, TrainSettings, read_result, train_student
 from tasks.student_examples import IGNORED, UnusableData, encode, encode_split
-from tasks.student_program import newest_complete_checkpoint
+from tasks.student_program import newest_complete_checkpoint, steps_to_keep
 from tasks.student_sft import check_packed_attention, check_packed_tokens
 from tests.tasks.tiny_student import TEMPLATE, make_student, thought, train_and_kill
 
@@ -165,6 +165,76 @@ def test_killed_with_its_parent_it_resumes_to_the_same_curve(
     assert result.eval_loss == pytest.approx(whole.eval_loss, rel=1e-4)
 
 
+def test_models_from_on_the_way_are_kept_also_over_a_kill(
+    unbroken: Unbroken, dataset: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """Fault: SIGKILL between the two. What was kept before it stays, and the way to the end is the same."""
+    settings, out = dataclasses.replace(SETTINGS, keep_checkpoints=3), tmp_path / "student"
+    train_and_kill(dataclasses.asdict(settings), dataset, out, model_path, after=26)
+    kept = out / "checkpoints"
+    before = {one: (one / "model.safetensors").stat().st_mtime_ns for one in kept.glob("step-*")}
+    assert kept / "step-00000020" in before
+    result = train_student(settings, dataset, out, model_path=str(model_path))
+    assert result.train_loss == pytest.approx(unbroken[0].train_loss, rel=1e-4)
+    assert sorted(one.name for one in kept.iterdir()) == [f"step-000000{step}" for step in (20, 40, 60)]
+    assert {one: (one / "model.safetensors").stat().st_mtime_ns for one in before} == before
+    losses = [mean_loss(one, dataset) for one in (model_path, *sorted(kept.iterdir()), result.model)]
+    assert losses == sorted(losses, reverse=True) and len(set(losses)) == 5
+    assert not list(kept.rglob("*.bin")) and not list(out.glob("checkpoint-*"))
+    train_student(dataclasses.replace(SETTINGS, epochs=1), dataset, out, model_path=str(model_path))
+    assert not kept.exists()
+
+
+def mean_loss(model_path: Path, dataset: Path) -> float:
+    """Of a model on the first training examples, in nats a token of the answers."""
+    tokenizer, model = AutoTokenizer.from_pretrained(model_path), AutoModelForCausalLM.from_pretrained(model_path)
+    rows = pq.read_table(dataset / "data" / "train-00000-of-00001.parquet").slice(0, 3).to_pylist()
+    encoded = [encode(row["messages"], row["response_id"], tokenizer) for row in rows]
+    with torch.no_grad():
+        losses = [
+            model(input_ids=torch.tensor([one["input_ids"]]), labels=torch.tensor([one["labels"]])).loss
+            for one in encoded
+        ]
+    return float(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize(("total", "number", "steps"), [(80, 3, [20, 40, 60]), (3, 5, [1, 2]), (1, 2, []), (9, 0, [])])
+def test_kept_steps_are_spread_evenly_and_the_last_is_none(total: int, number: int, steps: list[int]) -> None:
+    assert steps_to_keep(total, number) == steps
+
+
+def test_adapters_that_are_kept_become_whole_models(dataset: Path, model_path: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=2, keep_checkpoints=1, lora=Lora(rank=4), learning_rate=1e-2)
+    result = train_student(settings, dataset, tmp_path / "student", model_path=str(model_path))
+    [kept] = (tmp_path / "student" / "checkpoints").iterdir()
+    assert not (kept / "adapter_config.json").exists()
+    start, between, end = (mean_loss(one, dataset) for one in (model_path, kept, result.model))
+    assert start > between > end
+
+
+def test_without_shuffling_the_examples_come_in_the_order_of_the_data_set(
+    dataset: Path, model_path: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """At a rate of nearly nothing a step's loss is that of its own examples under the untrained model."""
+    settings = dataclasses.replace(SETTINGS, epochs=1, learning_rate=1e-12, shuffle=False)
+    result = train_student(settings, dataset, tmp_path / "student", model_path=str(model_path))
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    split = datasets.load_dataset(str(dataset), split="train", cache_dir=str(tmp_path / "cache"))
+    examples = list(encode_split(split, tokenizer, SETTINGS.max_length, "drop").examples)
+    expected = []
+    for start in range(0, len(examples), SETTINGS.batch_size):
+        total, number = 0.0, 0
+        for one in examples[start : start + SETTINGS.batch_size]:
+            learnt = sum(label != IGNORED for label in one["labels"])
+            with torch.no_grad():
+                ids, labels = torch.tensor([one["input_ids"]]), torch.tensor([one["labels"]])
+                total += float(model(input_ids=ids, labels=labels).loss) * learnt
+            number += learnt
+        expected.append(total / number)
+    assert [loss for _, loss in result.loss_curve] == pytest.approx(expected, rel=1e-4)
+    assert len({round(loss, 4) for loss in expected}) == len(expected)
+
+
 def test_a_template_that_drops_thinking_is_refused(dataset: Path, model_path: Path, tmp_path: Path) -> None:
     template = tmp_path / "drops.jinja"
     template.write_text(DROPS_THINKING)
@@ -247,7 +317,11 @@ def test_a_checkpoint_counts_only_when_whole(tmp_path: Path) -> None:
     assert newest_complete_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("setting", [{"overlong": "cut"}, {"dtype": "fp8"}, {"warmup_ratio": 5}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"overlong": "cut"}, {"dtype": "fp8"}, {"warmup_ratio": 5}, {"keep_checkpoints": -1},
+     {"packing": True, "shuffle": False}],
+)  # fmt: skip
 def test_a_wrong_setting_is_answered_with_the_valid_ones(setting: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         TrainSettings(model="tiny", **setting)  # type: ignore[arg-type]

@@ -279,10 +279,11 @@ def test_by_accelerate_launch_it_is_the_same_training_and_tensorboard_sees_it(
 def test_split_over_two_processes_by_fsdp_it_is_the_same_training(
     dataset: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """The shipped configuration, on two CPU processes instead of GPUs, killed at no point."""
+    """The shipped configuration, on two CPU processes instead of GPUs, killed at no point; also of a model that is kept
+    on the way, for which both gather their halves."""
     own = tmp_path / "fsdp_cpu.yaml"
     own.write_text((SHIPPED / "fsdp.yaml").read_text().replace("use_cpu: false", "use_cpu: true"))
-    few = dataclasses.replace(SETTINGS, epochs=2, save_steps=None)
+    few = dataclasses.replace(SETTINGS, epochs=2, save_steps=None, keep_checkpoints=1)
     alone = dataclasses.replace(few, batch_size=8)
     split = dataclasses.replace(few, accelerate=str(own), processes=2)
     one, two = (
@@ -292,8 +293,10 @@ def test_split_over_two_processes_by_fsdp_it_is_the_same_training(
     assert two.global_batch == one.global_batch == 8 and len(two.loss_curve) == 4
     assert [loss for _, loss in two.loss_curve] == pytest.approx([loss for _, loss in one.loss_curve], rel=1e-4)
     assert (two.tokens, two.loss_tokens) == (one.tokens, one.loss_tokens)
-    first, second = (weights(tmp_path / name / MODEL) for name in ("one", "two"))
-    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+    for model in (MODEL, "checkpoints/step-00000002"):
+        first, second = (weights(tmp_path / name / model) for name in ("one", "two"))
+        assert first.keys() == second.keys()
+        assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
 
 
 def test_a_reporter_that_is_not_installed_is_named(dataset: Path, model_path: Path, tmp_path: Path) -> None:

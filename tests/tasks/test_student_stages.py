@@ -66,6 +66,7 @@ def test_an_sft_stage_takes_what_it_does_not_say_from_the_student_the_others_do_
         ({"stages": [{"kind": "redi", "beta": 1}]}, "student.stages.0.beta: unknown key"),
         ({"stages": [{"kind": "redi"}]}, "redi and dpo are trained on pairs: set `negatives`"),
         ({"accelerate": "fsdp", "launcher": ["x"]}, "both launcher and accelerate"),
+        ({"shuffle": False, "stages": [{"kind": "sft"}]}, "set packing to false in the stage sft"),
     ],
 )
 def test_a_wrong_recipe_is_answered_in_its_own_words(student, said, tmp_path):
@@ -93,6 +94,14 @@ def test_who_is_told_of_the_loss_is_no_reason_to_train_again():
     assert told.settings == untold.settings
     other = train_steps(StudentSettings.model_validate({"seed": 18}))[0]
     assert told.settings != other.settings
+
+
+def test_settings_that_came_later_are_no_part_of_what_was_trained_without_them():
+    """Else a new version would train every student again."""
+    plain = train_steps(StudentSettings.model_validate({}))[0].settings
+    assert not {"keep_checkpoints", "shuffle"} & plain.keys()
+    kept = train_steps(StudentSettings.model_validate({"keep_checkpoints": 2, "shuffle": False}))[0].settings
+    assert kept == plain | {"keep_checkpoints": 2, "shuffle": False}
 
 
 def test_another_chat_template_in_the_same_file_trains_again(tmp_path):
@@ -196,7 +205,7 @@ def test_stages_are_trained_in_turn_and_only_what_a_change_reaches_again(house):
     assert stage_results(workspace, "s")["redi"]["train_loss"] != results["redi"]["train_loss"]
     del house.recipe["student"]["stages"][1:]
     del house.recipe["negatives"]
-    assert {one.step for one in house.run("train")} == {"train.s"}  # sft is there already
+    assert {one.step for one in house.run("train")} == {"export", "train.s"}  # sft is there already
     assert trained(workspace, "s").method == "sft"
     assert json.loads((home / "train" / "train_result.json").read_text())["stages"][0]["name"] == "sft"
 
