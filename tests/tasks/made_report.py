@@ -141,8 +141,8 @@ def _commit_grades(made: Workspace) -> None:
         step.run(Context(made, "run"), step, [Work(shard, INPUTS, "first run") for shard in step.shards(made)])
 
 
-def train(made: Workspace, name: str = "student") -> None:
-    """A committed training and evaluation, as the stages leave them."""
+def train(made: Workspace, name: str = "student", *, base: bool = True) -> None:
+    """A committed training and evaluation, as the stages leave them; without `base` only the student was asked."""
     folder = made.root / "students" / name / "train"
     folder.mkdir(parents=True)
     result = {
@@ -157,7 +157,7 @@ def train(made: Workspace, name: str = "student") -> None:
     made.begin(f"train.{name}", ALL, INPUTS, run_id="run").commit_result([book], content="w", ledger=dropped)
     before = {"questions": 40, "accuracy": 0.3, "low": 0.18, "high": 0.45, "pass@1": 0.3, "pass@2": 0.4}
     after = {"questions": 40, "accuracy": 0.525, "low": 0.375, "high": 0.67, "pass@1": 0.525, "pass@2": 0.613}
-    metrics = {
+    metrics: dict[str, Any] = {
         "questions": 41, "samples": 2, "all": {"before": before, "after": after},
         "by_category": {"math": {"before": before, "after": after}},
         "by_difficulty": {
@@ -165,6 +165,9 @@ def train(made: Workspace, name: str = "student") -> None:
             "easy": {"before": before, "after": {"questions": 0}},
         },
     }  # fmt: skip
+    if not base:
+        for sides in (metrics["all"], *metrics["by_category"].values(), *metrics["by_difficulty"].values()):
+            del sides["before"]
     book = Book("question", 41, 40, {}, 1)
     made.begin(f"evaluate.{name}", ALL, INPUTS, run_id="run").commit_result(
         [book], content="m", extra={"metrics": metrics}

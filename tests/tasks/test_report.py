@@ -209,3 +209,10 @@ def test_what_a_judge_said_of_references_is_counted(tmp_path: Path, page: str) -
 
 def test_without_a_comparison_the_page_has_none(tmp_path: Path) -> None:
     assert 'id="comparison"' not in page_of(Workspace.create(tmp_path / "empty", bits=0))
+
+
+def test_a_student_that_was_asked_alone_has_no_before(tmp_path: Path) -> None:
+    made = build(tmp_path / "ws")
+    train(made, base=False)
+    page = page_of(made, "student")
+    assert ">after training</dd>" in page and "before training" not in page
