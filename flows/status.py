@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from flows.run import Plan
 from storage.errors import BooksDontBalance
@@ -118,20 +117,6 @@ def workspace_status(workspace: Workspace) -> list[StepStatus]:
     """The status of every step that has a commit, without a recipe."""
     manifest = workspace.manifest
     return [step_status(workspace, step, manifest.shards(step)) for step in manifest.steps()]
-
-
-def funnel_rows(workspace: Workspace) -> list[dict[str, Any]]:
-    """One row per step and unit: in, out, dropped, pending; steps in the order of their commits."""
-    rows = []
-    for status in sorted(workspace_status(workspace), key=lambda one: one.created):
-        for unit, counts in status.units.items():
-            drops = {rule: number for (of, rule), number in status.dropped.items() if of == unit}
-            rows.append({
-                "step": status.step, "unit": unit, "in": counts["in"], "out": counts["out"],
-                "dropped": ", ".join(f"{rule} {number}" for rule, number in sorted(drops.items())),
-                "pending": counts["pending"],
-            })  # fmt: skip
-    return rows
 
 
 def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]], pending: dict[str, int]) -> str:
