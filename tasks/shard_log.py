@@ -17,6 +17,7 @@ Reading, listing and counting here serve both.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -110,7 +111,7 @@ class ShardLog:
     def _write(self, value: Row | dict[str, Any]) -> None:
         line = as_line(value)
         if os.write(self._handle, line) != len(line):
-            raise OSError(f"{self._mine}: the disk is full; make room and run again, nothing that was answered is lost")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._mine))  # a torn tail is cut by the reader
 
     def rows(self) -> Iterator[Row]:
         for path in logs(self._folder, self._shard):
