@@ -14,7 +14,7 @@ import pytest
 from flows.recipe_reference import reference
 
 PROJECT = Path(__file__).resolve().parents[1]
-PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
+PAGES = sorted([PROJECT / "README.md", PROJECT / "deploy" / "README.md", *(PROJECT / "docs").glob("*.md")])
 STRANGERS = "tests/security/test_strangers.py"
 
 
@@ -25,7 +25,7 @@ def anchors(page: str) -> set[str]:
     return {one.replace(" ", "-") for one in kept}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))

@@ -119,7 +119,7 @@ class Campaign:
                     mine.append(kind)
                     print(f"round {number}: {kind}", flush=True)
                 continue
-            self._note(mine, code, killed="flow" in mine)
+            self._note(mine, code)
             if left := run.left():
                 self.wrong.append(f"round {number}: left running: {left}")
             if code == 0:
@@ -131,10 +131,11 @@ class Campaign:
         self._check(number, workspace, struck)
         return len(struck)
 
-    def _note(self, kinds: list[str], code: int, *, killed: bool) -> None:
-        outcome = ENDED if killed or code not in (0, 3) else PENDING if code == 3 else GOES_ON
+    def _note(self, kinds: list[str], code: int) -> None:
+        """The outcome of a run counts for each fault that it met."""
+        ended = "flow" in kinds or code not in (0, 3)
         for kind in kinds:
-            self.outcomes[kind][ENDED if kind == "flow" else outcome] += 1
+            self.outcomes[kind][ENDED if ended else PENDING if code == 3 else GOES_ON] += 1
 
     def _check(self, number: int, workspace: Path, struck: list[str]) -> None:
         lost, twice, found = faults_found(self.folder / "whole", workspace)

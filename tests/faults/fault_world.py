@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from flows.status import workspace_status
 from storage.compare import differences
 from storage.database import open_views
 from storage.workspace import Workspace
+from tests.faults.worker_pool import free_port, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 MARK = "STILLHOUSE_FAULTS"
@@ -34,12 +34,6 @@ KEYS = {
     "verdicts": "response_id, verifier",
 }  # fmt: skip
 """what must stand once in each table"""
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Teacher:
@@ -55,11 +49,9 @@ class Teacher:
 
     def start(self) -> None:
         command = [sys.executable, str(Path(__file__).with_name("sure_teacher.py")), str(self.port), str(self.log)]
-        self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            assert self.process.poll() is None and time.monotonic() < deadline, "the teacher did not start"
-            time.sleep(0.05)
+        self.process = process = subprocess.Popen(command)
+        wait_until(lambda: self._answers() or process.poll() is not None, what="the teacher starts")
+        assert process.poll() is None, "the teacher did not start"
 
     def _answers(self) -> bool:
         try:

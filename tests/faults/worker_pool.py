@@ -20,6 +20,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_until(true: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
     """Poll what no event tells of; returns the first true value."""
     deadline = time.monotonic() + seconds
@@ -70,9 +76,7 @@ class Pool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = os.environ | {
             "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": self.url, "DO_NOT_TRACK": "1",

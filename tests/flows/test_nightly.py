@@ -331,23 +331,25 @@ def test_killed_at_any_moment_of_a_promotion_the_next_night_ends_it(nights, tmp_
         return process
 
     shutil.copytree(nights.house.root, tmp_path / "timed")
-    began = time.monotonic()
-    assert start(tmp_path / "timed").wait() == 0
+    process, began = start(tmp_path / "timed"), time.monotonic()
+    assert process.wait() == 0
     seconds, draw = time.monotonic() - began, random.Random(4)
+    killed = 0
     wanted = read_edition(Workspace.open(tmp_path / "timed"), 2)
-    for number in range(3):
+    for number in range(5):
         root = tmp_path / f"killed-{number}"
         shutil.copytree(nights.house.root, root)
         process = start(root)
         time.sleep(draw.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed += process.wait() == -signal.SIGKILL
         workspace = Workspace.open(root)
         assert numbers(workspace) in ([1], [1, 2]) and check(workspace).damage == ()
         end_night(begin_night(recipe, root, []), "next")
         edition = read_edition(workspace, 2)
         assert promoted(workspace) == [1, 2] and edition.diff == wanted.diff and edition.counts == wanted.counts
         assert diff_path(workspace, 2).exists() and check(workspace).damage == ()
+    assert killed
 
 
 def test_an_edition_of_another_run_is_not_overwritten(nights, monkeypatch):

@@ -9,6 +9,7 @@ and what SIGKILL leaves is ended by the next start. Not covered: several machine
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -219,6 +220,8 @@ def judging(tmp_path):
         client = docker.from_env()
         client.images.get("stillhouse-sandbox:core")
     except docker.errors.DockerException as fault:
+        if os.environ.get("CI"):
+            raise
         pytest.skip(f"no sandbox: {fault}")
     rows = [
         {"question": f"Write a program that prints {n}.", "category": "code", "language": "python", "license": "MIT",

@@ -300,8 +300,8 @@ def test_killed_at_any_moment_the_workspace_is_whole(house, tmp_path):
         return process
 
     shutil.copytree(house.root, tmp_path / "timed")
-    began = time.monotonic()
-    assert start(tmp_path / "timed").wait() == 0
+    process, began = start(tmp_path / "timed"), time.monotonic()
+    assert process.wait() == 0
     seconds, draw = time.monotonic() - began, random.Random(8)
     killed = 0
     for number in range(5):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,9 @@ import httpx
 import psutil
 
 from flows.up_processes import marked, sweep
-from tests.faults.worker_pool import PROJECT, wait_until
+from tests.faults.worker_pool import PROJECT, free_port, wait_until
 
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ import pytest
 
 from sandbox import EngineUnavailable, ImageMissing, Limits, Sandbox, SandboxError, TestCase
 from sandbox.container import LABEL, OWNER, owner, sweep
+from tests.sandbox.own_engine import wait_until
 
 ONE = TestCase("stdin", "1", "2")
 ADD = "print(int(input()) + 1)"
@@ -30,15 +31,6 @@ def containers(who: str) -> list[docker.models.containers.Container]:
     found = client.containers.list(all=True, filters={"label": f"{OWNER}={who}"}, ignore_removed=True)
     client.close()
     return found
-
-
-def wait_until(condition: object, seconds: float = 15) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_many_threads_share_two_containers(sandbox: Sandbox) -> None:

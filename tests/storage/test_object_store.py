@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,32 +22,9 @@ from storage.lease import LeaseLost, Leases, LeaseTaken
 from storage.manifest import Book
 from storage.place import place
 from storage.workspace import Workspace
+from tests.storage.writers import exactly_one_wins, ids
 
-PROJECT = Path(__file__).resolve().parents[2]
 ONE = [Book("question", 1, 1)]
-
-WRITER = """
-import sys
-import pyarrow as pa
-from storage.errors import CommitLost
-from storage.manifest import Book, Inputs
-from storage.place import place
-from storage.schemas import SCREENED
-from storage.workspace import Workspace
-
-workspace = Workspace.open(place(sys.argv[1]))
-name = sys.argv[2]
-row = {"question_id": name, "text_hash": "0", "rule": None, "value": None, "threshold": None, "evidence": "{}"}
-rows = pa.Table.from_pylist([row], schema=SCREENED)
-transaction = workspace.begin("screen", "0", Inputs("1", {}, {}), run_id=name)
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    transaction.commit("screened", rows, [], [Book("question", 1, 1)])
-    print("won", flush=True)
-except CommitLost:
-    print("lost", flush=True)
-"""
 
 
 @pytest.fixture
@@ -64,10 +39,6 @@ def commit(stored, inputs, screened):
         return one.commit("screened", screened(*ids), [], [Book("question", len(ids), len(ids))])
 
     return make
-
-
-def ids(stored):
-    return stored.read("screen", "0", "screened").column("question_id").to_pylist()
 
 
 def test_a_commit_is_read_back_by_pyarrow_and_by_duckdb(stored, commit):
@@ -90,20 +61,7 @@ def test_a_large_part_is_read_by_ranges(stored, commit, s3, monkeypatch):
 
 
 def test_of_writers_that_race_for_one_shard_exactly_one_wins(stored):
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(stored.root), name], cwd=PROJECT, stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b", "c")
-    ]  # fmt: skip
-    for writer in writers:
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    answers = {name: writer.communicate()[0].strip() for name, writer in zip("abc", writers, strict=True)}
-    assert sorted(answers.values()) == ["lost", "lost", "won"]
-    assert [name for name, answer in answers.items() if answer == "won"] == ids(stored)
-    assert stored.head("screen", "0").seq == 1
+    exactly_one_wins(stored)
 
 
 def test_a_lost_race_is_told_and_changes_nothing(stored, commit, inputs, screened):
