@@ -83,10 +83,10 @@ def export_step(settings: ExportSettings, maker: Maker, *, repairs: bool = False
 
             facts = CardFacts(maker.name, ordered=has_curriculum(workspace))
             job = Job("example", ("select", "selection"), facts, formats, reader, rows)
+            if not pairs:
+                _remove_pairs(context)  # before the commit: else a kill in between would leave them for good
             write_export(context, step, one, job, settings, maker)
             remove_others(workspace, EXAMPLE_FORMATS, settings.formats)
-            if not pairs:
-                _remove_pairs(context)
 
     reads = ("curate", "grade", "select", *(["repair"] if repairs else []), *_generated(maker))
     found = described(settings, maker, reader) | ({"pairs": True} if pairs else {})

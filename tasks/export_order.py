@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,17 @@ def has_curriculum(workspace: Workspace) -> bool:
 
 
 def in_curriculum_order(rows: Iterable[dict[str, Any]], scratch: Path, memory_mb: int) -> Iterator[dict[str, Any]]:
-    """The rows with the least `curriculum` first. `scratch`: an empty folder; it is removed when all are out."""
+    """The rows with the least `curriculum` first. `scratch`: an empty folder; it is removed in the end."""
+    try:
+        yield from _ordered(iter(rows), scratch, memory_mb)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ordered(rows: Iterator[dict[str, Any]], scratch: Path, memory_mb: int) -> Iterator[dict[str, Any]]:
     file = scratch / "rows.parquet"
     with pq.ParquetWriter(file, KEYED, compression="zstd") as writer:
-        for batch in _batches(rows):
+        while batch := list(islice(rows, AT_ONCE)):
             keyed = [{name: row[name] for name in KEYED.names[:3]} | {"row": json.dumps(row)} for row in batch]
             writer.write_table(pa.Table.from_pylist(keyed, schema=KEYED))
     with closing(connect(scratch / "spill", memory_mb)) as database:
@@ -48,15 +56,3 @@ def in_curriculum_order(rows: Iterable[dict[str, Any]], scratch: Path, memory_mb
         while found := reader.fetchmany(AT_ONCE):
             for (row,) in found:
                 yield json.loads(row)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from storage.files import create_file, remove_files
 from storage.objects import read_many
-from tasks.shard_log import Row, Syncer, as_line, logs, whole_lines
+from tasks.shard_log import Row, Syncer, as_line, logs, read_log, whole_lines
 
 SEGMENT_ROWS = 200
 SEGMENT_S = 5.0
@@ -84,8 +84,13 @@ class SegmentLog:
             kept = list(self._buffer)
         self._seen.update(found)
         for start in range(0, len(found), READ_AT_ONCE):
-            for data in read_many(found[start : start + READ_AT_ONCE]):
-                yield from whole_lines(io.BytesIO(data), self._columns)
+            some = found[start : start + READ_AT_ONCE]
+            try:
+                pieces = [whole_lines(io.BytesIO(data), self._columns) for data in read_many(some)]
+            except FileNotFoundError:  # another writer has just committed: what is left of these, one by one
+                pieces = [read_log(path, self._columns) for path in some]
+            for piece in pieces:
+                yield from piece
         yield from kept
 
     def committed(self) -> None:

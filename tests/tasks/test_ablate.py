@@ -8,6 +8,7 @@ With a real model of two layers, trained for a few steps; pairs as well as examp
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,10 +21,11 @@ from flows.recipe import load_recipe
 from flows.run import open_workspace
 from storage.workspace import ALL, Workspace
 from tasks.ablate import AblateSettings, Lengths, folder_name, sample
-from tasks.ablate_table import Measured, as_csv, table_rows
+from tasks.ablate_table import AblationRow, Measured, as_csv, table_rows
 from tasks.errors import BadSetting
 from tasks.export import export_folder
 from tasks.export_pairs import pair_rows
+from tasks.page import environment
 from tasks.step import Context
 from tasks.train import stage_results
 from tests.tasks.tiny_student import make_student, thought
@@ -212,3 +214,10 @@ def test_the_table_as_csv():
     found = list(csv.DictReader(as_csv(rows).splitlines()))
     assert [row["variant"] for row in found] == ["recipe", "a,b"]
     assert (found[0]["difference"], found[1]["difference"]) == ("", "0.5")
+
+
+def test_the_page_shows_pairs_where_only_some_variants_train_on_them():
+    row = AblationRow("recipe", "", 9, 8, 70, None, None, 1, 5, 0.5, 0.2, 0.8, "50", None, None, None)
+    rows = [row, replace(row, variant="dpo", pairs=4, pair_tokens=33)]
+    page = environment().get_template("ablation.html.j2").render(name="n", rows=rows, budget="70 tokens a training")
+    assert page.count('<td class="n">–</td>') >= 2 and '<td class="n">4</td><td class="n">33</td>' in page

@@ -16,6 +16,7 @@ from flows.recipe import check_recipe
 from tasks.card import CardFacts, Origin, write_card
 from tasks.export import EXAMPLE, export_folder, export_rows
 from tasks.export_licenses import UnknownLicense, licensing
+from tasks.export_order import in_curriculum_order
 
 
 def ask(number):
@@ -257,3 +258,13 @@ def test_many_small_files_are_one_data_set(house, tmp_path, monkeypatch):
     assert any(name.startswith("train-00001-of-0000") for name in names) and not any(
         name.endswith("tmp") for name in names
     )
+
+
+def test_a_writer_that_fails_leaves_no_copy_of_the_rows_in_the_scratch_folder(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    rows = ({"curriculum": float(n), "question_id": f"q{n}", "response_id": f"r{n}"} for n in range(3))
+    ordered = in_curriculum_order(rows, scratch, 100)
+    assert next(ordered)["question_id"] == "q0" and scratch.exists()
+    ordered.close()  # as when whoever takes the rows raises
+    assert not scratch.exists()

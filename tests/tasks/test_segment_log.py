@@ -7,6 +7,7 @@ import time
 import pytest
 
 from storage.errors import StoreFailed
+from storage.files import remove_files
 from tasks import segment_log
 from tasks.segment_log import SegmentLog
 from tasks.shard_log import Syncer, count_rows, logs, read_log, shard_of
@@ -117,3 +118,16 @@ def test_a_store_that_fails_is_told_to_whoever_adds_next(open_log, s3, monkeypat
             time.sleep(0.05)
     s3.heal()
     log.close()
+
+
+def test_what_another_writer_commits_meanwhile_is_left_out(open_log, folder, monkeypatch):
+    """A segment that was listed, and is gone when it is read."""
+    for row in ROWS[:2]:
+        log = open_log()
+        log.add(row)
+        log.close()
+    gone, there = logs(folder)
+    [left] = read_log(there, COLUMNS)
+    remove_files([gone])
+    monkeypatch.setattr(segment_log, "logs", lambda folder, shard: [gone, there])
+    assert list(open_log().rows()) == [left]
