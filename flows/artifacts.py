@@ -1,5 +1,5 @@
-"""What a flow run leaves in the Prefect UI: tables, a summary, a link to the report. Their keys are stable, so that the
-runs of a recipe form a history.
+"""What a flow run leaves in the Prefect UI: events, and tables, a summary, a link to the report, whose keys are stable,
+so that the runs of a recipe form a history.
 
     <recipe>-summary          what was made, why, what is pending, where the report is
     <recipe>-funnel           units in, out, dropped and pending, by step
@@ -18,35 +18,37 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
 
 from flows.distribute import Spell
 from flows.metrics import metrics_rows, workspace_figures, write_metrics
+from flows.progress import artifact_key
 from flows.run import Plan, StepDone
 from flows.status import StepStatus, step_status, summary_markdown
-from storage.workspace import ALL
+from storage.workspace import ALL, Workspace
+from tasks.step import Heads
 
 
-def artifact_key(name: str) -> str:
-    """A recipe's or step's name as Prefect takes keys: small letters, digits and hyphens."""
-    return "".join(char if char.isascii() and char.isalnum() else "-" for char in name.lower())
-
-
-def publish(todo: Plan, name: str, done: Sequence[StepDone], pending: dict[str, int], spells: Sequence[Spell]) -> None:
-    """Write all artifacts of a run of the recipe `name`; needs a running flow."""
+def publish(todo: Plan, name: str, done: Sequence[StepDone], pending: dict[str, int], spells: Sequence[Spell],
+            heads: Heads) -> None:  # fmt: skip
+    """Write all artifacts of a run of the recipe `name`; needs a running flow. `heads`: as they are after the run."""
     key = artifact_key(name)
     place = todo.workspace
     report = place.root / "report.html"
-    summary = summary_markdown(place, [(one.step, one.shards, "; ".join(one.why)) for one in done], pending)
-    there = place.head("report", ALL) is not None
+    summary = summary_markdown(place, [(one.step, one.shards, "; ".join(one.why)) for one in done], pending, heads)
+    there = heads.get("report", ALL) is not None
     if there:
         summary += f"\n\nReport: `{report}`; to page through the data: `stillhouse view {place.root}`"
     create_markdown_artifact(summary, key=f"{key}-summary", description=f"What the last run made of {place.root}.")
-    statuses = {step.key: step_status(place, step.key, step.shards(place)) for step in todo.steps}
+    statuses = {step.key: step_status(place, step.key, step.shards(place), heads) for step in todo.steps}
     funnel = [row for status in statuses.values() for row in _units(status)]
     create_table_artifact(funnel, key=f"{key}-funnel", description="Units by step, over all runs.")
-    figures = metrics_rows(workspace_figures(place))
-    create_table_artifact(figures, key=f"{key}-metrics", description="Rates are those of the run that came last.")
-    write_metrics(place)
+    figures = workspace_figures(place, heads)
+    create_table_artifact(
+        metrics_rows(figures), key=f"{key}-metrics", description="Rates are those of the run that came last."
+    )
+    write_metrics(place, figures)
     made = {one.step: one for one in done}
     for stage in dict.fromkeys(step.stage for step in todo.steps if step.key in made):
         of_stage = [statuses[step.key] for step in todo.steps if step.stage == stage]
@@ -59,6 +61,17 @@ def publish(todo: Plan, name: str, done: Sequence[StepDone], pending: dict[str, 
         )  # fmt: skip
     if spells:
         create_table_artifact([asdict(one) for one in spells], key=f"{key}-workers")
+
+
+def tell_event(event: str, place: Workspace, name: str, payload: dict[str, Any],
+               labels: dict[str, str] | None = None) -> None:  # fmt: skip
+    """Emit an event about a workspace, for deployments and automations; a temporary server has neither."""
+    if PREFECT_API_URL.value():
+        resource = {
+            "prefect.resource.id": f"stillhouse.workspace.{artifact_key(str(place.root))}",
+            "prefect.resource.name": name,
+        }
+        emit_event(event, resource=resource | (labels or {}), payload=payload)
 
 
 def _units(status: StepStatus) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.errors import UsageError
-from flows.launch import PREFECT_DEFAULTS, LaunchFailed
+from flows.launch import PREFECT_DEFAULTS, LaunchFailed, set_prefect_defaults
 from flows.printable import printable
 from flows.recipe import load_recipe
 from storage.place import is_local
@@ -153,9 +153,6 @@ def apply_deployments(url: str, choice: Choice) -> list[dict[str, Any]]:
 def _rendered(declared: dict[str, Any], choice: Choice, kinds: dict[str, str]) -> dict[str, Any]:
     """A deployment with the recipe, the workspace and the schedule of one's own."""
     one = dict(declared)
-    path, _, name = one["entrypoint"].rpartition(":")
-    if path:  # relative to the project: by its module it is found from any folder
-        one["entrypoint"] = f"{path.removesuffix('.py').replace('/', '.')}.{name}"
     parameters = dict(one.get("parameters", {}))
     if "recipe" in parameters:
         recipe = choice.recipe or PREFECT_FILE.parents[1] / parameters["recipe"]
@@ -175,8 +172,7 @@ def _rendered(declared: dict[str, Any], choice: Choice, kinds: dict[str, str]) -
 
 def _pools(url: str, names: list[str]) -> dict[str, str]:
     """The type of each work pool; one that is missing becomes a process pool."""
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_prefect_defaults()
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound

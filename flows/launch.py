@@ -40,6 +40,12 @@ PREFECT_DEFAULTS = {
 }
 
 
+def set_prefect_defaults() -> None:
+    """Before Prefect is imported; what the environment says already stays."""
+    for name, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
 class LaunchFailed(Exception):
     """The flow could not be started or broke off for a reason of its own."""
 
@@ -73,8 +79,7 @@ def launch(
 
 
 def _run_flow(loaded: LoadedRecipe, place: Workspace, wish: Wish, console: Console) -> dict[str, int]:
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_prefect_defaults()
     console.print(f"{loaded.recipe.name} → {place.root}", highlight=False)
     with console.status("starting Prefect"):
         from flows.factory import factory  # imports Prefect, seconds

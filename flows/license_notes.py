@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from flows.recipe import LoadedRecipe
+from storage.schemas import TABLES
 from storage.workspace import Workspace
 from tasks.export_licenses import UnknownLicense, check_licenses, silence
 
@@ -35,10 +36,12 @@ def license_notes(loaded: LoadedRecipe, workspace: Workspace | None) -> list[str
 def _curated(workspace: Workspace) -> set[tuple[str, str | None]] | None:
     """(source, licence) of all curated training questions; None before every shard is curated."""
     found: set[tuple[str, str | None]] = set()
+    heads = workspace.heads("curate")
+    if any(shard not in heads for shard in workspace.shards):
+        return None
+    columns = ["question_source", "license", "split"]
     for shard in workspace.shards:
-        if workspace.head("curate", shard) is None:
-            return None
-        table = workspace.read("curate", shard, "curated", ["question_source", "license", "split"])
+        table = workspace.read_parts(heads[shard].data(), TABLES["curated"], columns)
         pairs = table.filter(pc.field("split") == "train").group_by(["question_source", "license"]).aggregate([])
         found |= {(row["question_source"], row["license"]) for row in pairs.to_pylist()}
     return found

@@ -8,9 +8,8 @@ Not covered: what is under way and not committed; `stillhouse status --watch` an
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +17,13 @@ from typing import Annotated, Any
 import typer
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from flows.status import Booked
 from storage.files import replace_file
 from storage.manifest import Head
 from storage.place import is_local
 from storage.place import place as parse_place
 from storage.workspace import Workspace
+from tasks.step import Heads
 
 FILE = "metrics.prom"
 
@@ -37,32 +38,21 @@ def metrics(
     ],
 ) -> None:
     """Rows, tokens and verdicts, their rates, drops and pending units of each step, as Prometheus text."""
-    typer.echo(prometheus_text(Workspace.open(workspace)), nl=False)
+    place = Workspace.open(workspace)
+    typer.echo(prometheus_text(place, workspace_figures(place)), nl=False)
 
 
 @dataclass
-class StepFigures:
+class StepFigures(Booked):
     """One step, added up over the newest commits of its shards."""
 
-    step: str
-    shards: int = 0
     rows: int = 0
     tokens: int = 0
     """of responses, where the step asks teachers"""
-    seconds: float = 0.0
-    """of work; shards that ran side by side count each for itself"""
     finished: float = 0.0
     """when the newest commit was made, in seconds since 1970"""
-    units: dict[str, Counter[str]] = field(default_factory=dict)
-    """unit → in, out, pending"""
-    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(unit, rule) → number"""
     rows_per_second: float = 0.0
     tokens_per_second: float = 0.0
-
-    @property
-    def pending(self) -> int:
-        return sum(counts["pending"] for counts in self.units.values())
 
 
 def step_figures(step: str, heads: Sequence[Head]) -> StepFigures:
@@ -71,11 +61,7 @@ def step_figures(step: str, heads: Sequence[Head]) -> StepFigures:
     for head in heads:
         found.rows += _rows(head)
         found.tokens += _tokens(head)
-        found.seconds += head.seconds
-        for book in head.books:
-            counts = found.units.setdefault(book.unit, Counter())
-            counts.update({"in": book.units_in, "out": book.units_out, "pending": book.pending})
-            found.dropped.update({(book.unit, rule): number for rule, number in book.dropped.items()})
+        found.add(head)
     newest = max(heads, key=lambda head: (head.created, head.seq))
     found.finished = _time(newest)
     same = [head for head in heads if head.run_id == newest.run_id]
@@ -98,17 +84,16 @@ def _time(head: Head) -> float:
     return datetime.fromisoformat(head.created).timestamp()
 
 
-def workspace_figures(workspace: Workspace) -> list[StepFigures]:
+def workspace_figures(workspace: Workspace, heads: Heads | None = None) -> list[StepFigures]:
     """The figures of every step that has a commit, in the order of their newest ones."""
-    found = []
-    for step in workspace.manifest.steps():
-        heads = [head for head in workspace.heads(step).values() if head is not None]
-        if heads:
-            found.append(step_figures(step, heads))
+    heads = heads or Heads(workspace)
+    found = [
+        step_figures(step, list(there.values())) for step in workspace.manifest.steps() if (there := heads.of(step))
+    ]
     return sorted(found, key=lambda one: one.finished)
 
 
-def prometheus_text(workspace: Workspace) -> str:
+def prometheus_text(workspace: Workspace, figures: Sequence[StepFigures]) -> str:
     """All figures in Prometheus' text format; the labels are workspace, step, and unit, fate or rule."""
     registry = CollectorRegistry()
     root = str(workspace.root)
@@ -127,7 +112,7 @@ def prometheus_text(workspace: Workspace) -> str:
     }
     units = gauge("units", "Units by fate: in, out, pending.", "unit", "fate")
     dropped = gauge("dropped_units", "Units dropped, by rule.", "unit", "rule")
-    for one in workspace_figures(workspace):
+    for one in figures:
         for name, target in plain.items():
             target.labels(root, one.step).set(getattr(one, name))
         for unit, counts in one.units.items():
@@ -138,10 +123,10 @@ def prometheus_text(workspace: Workspace) -> str:
     return generate_latest(registry).decode()
 
 
-def write_metrics(workspace: Workspace) -> None:
+def write_metrics(workspace: Workspace, figures: Sequence[StepFigures]) -> None:
     """Write `metrics.prom`; an object store has no exporter that would read it."""
     if is_local(workspace.root):
-        replace_file(workspace.root / FILE, prometheus_text(workspace).encode())
+        replace_file(workspace.root / FILE, prometheus_text(workspace, figures).encode())
 
 
 def metrics_rows(figures: Sequence[StepFigures]) -> list[dict[str, Any]]:

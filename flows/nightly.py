@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,13 +26,14 @@ from flows.nightly_settings import NightlySettings
 from flows.recipe import LoadedRecipe, load_recipe
 from flows.run import Wish, open_workspace, plan
 from flows.steps import build_steps
-from storage.collect import Collected, collect
+from storage.collect import EXPORTS, Collected, collect
 from storage.edition_diff import measure, write_diff
 from storage.editions import (
     Edition,
     create_edition,
     diff_path,
     drop_editions,
+    editions_folder,
     keep_checks,
     keep_files,
     mark_of,
@@ -43,6 +45,7 @@ from storage.editions import (
     slices_of,
 )
 from storage.errors import StorageError
+from storage.files import fsync_folder
 from storage.fingerprint import hash_text
 from storage.manifest import Head
 from storage.place import need_folder
@@ -50,8 +53,6 @@ from storage.run_lock import run_lock
 from storage.workspace import ALL, Workspace
 from tasks.step import Step
 from tasks.teachers.settings import TeacherBase
-
-EXPORTS = ("export", "export.pairs")
 
 
 class ExportChanged(StorageError):
@@ -94,8 +95,9 @@ def begin_night(recipe: Path, workspace: Path | None, overrides: Sequence[str]) 
     loaded = load_recipe(recipe, tuple(overrides))
     if not loaded.recipe.teachers:
         raise UsageError("nightly: the recipe has no teachers, so that there is nothing to make an edition of")
-    place = open_workspace(loaded, workspace)
-    need_folder(place.root, "stillhouse nightly")
+    root = workspace or loaded.default_workspace()
+    need_folder(root, "stillhouse nightly")
+    place = Workspace.create(root, bits=loaded.bits)
     night = (numbers(place) or [0])[-1] + 1
     more = resampling(loaded.recipe.teachers, loaded.recipe.nightly, night)
     if more:
@@ -157,11 +159,16 @@ def write_edition(night: Night, steps: Sequence[Step], run_id: str) -> tuple[Edi
     if last and last.same_data(edition):
         _complete(place, last, memory)
         return last, False
-    changes = write_diff(place, last, edition, memory_mb=memory)
-    edition = Edition(**{**edition.__dict__, "counts": measure(place, edition, memory),
-                         "diff": {"against": last.number if last else None, "changes": changes}})  # fmt: skip
-    create_edition(place, edition)
-    _complete(place, edition, memory)
+    scratch = place.scratch()
+    try:
+        changes = write_diff(place, last, edition, scratch / "diff.parquet", memory)
+        edition = replace(edition, counts=measure(place, edition, memory),
+                          diff={"against": last.number if last else None, "changes": changes})  # fmt: skip
+        create_edition(place, edition)
+        (scratch / "diff.parquet").rename(diff_path(place, number))
+        fsync_folder(editions_folder(place))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return edition, True
 
 

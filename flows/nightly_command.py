@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.editions import headline
-from flows.launch import EXIT_PENDING, PREFECT_DEFAULTS
+from flows.launch import EXIT_PENDING, set_prefect_defaults
 from flows.nightly import Night, NightResult, begin_night, end_night
 from flows.progress import Bars
 from flows.recipe import budget_overrides
@@ -48,8 +47,7 @@ def nightly(
 
 
 def _run_flow(night: Night, console: Console) -> tuple[NightResult, dict[str, int]]:
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_prefect_defaults()
     console.print(f"{night.loaded.recipe.name} → {night.place.root}", highlight=False)
     with console.status("starting Prefect"):
         from flows.nightly_flow import nightly as flow  # imports Prefect, seconds

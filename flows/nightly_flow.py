@@ -17,14 +17,12 @@ from prefect.blocks.core import Block
 from prefect.blocks.notifications import NotificationBlock
 from prefect.blocks.webhook import Webhook
 from prefect.context import get_run_context
-from prefect.events import emit_event
-from prefect.settings import PREFECT_API_URL
 
-from flows.artifacts import artifact_key
+from flows.artifacts import tell_event
 from flows.editions import edition_markdown, headline
 from flows.factory import factory
 from flows.nightly import Night, NightResult, begin_night, end_night
-from flows.progress import say
+from flows.progress import artifact_key, say
 from storage.place import place
 from tasks.teachers.settings import BudgetSettings
 
@@ -63,15 +61,7 @@ def nightly(
     text = edition_markdown(result, pending)
     create_markdown_artifact(text, key=f"{artifact_key(name)}-edition", description=headline(result))
     said = facts(night, result, pending)
-    if PREFECT_API_URL.value():  # a temporary server has no automations
-        emit_event(
-            event=f"stillhouse.edition.{'promoted' if result.promoted else 'held'}",
-            resource={
-                "prefect.resource.id": f"stillhouse.workspace.{artifact_key(str(night.place.root))}",
-                "prefect.resource.name": name,
-            },
-            payload=said,
-        )
+    tell_event(f"stillhouse.edition.{'promoted' if result.promoted else 'held'}", night.place, name, said)
     if block := night.settings.notify:
         _notify(block, said)
     return result, pending

@@ -168,6 +168,11 @@ def duration(seconds: float) -> str:
     return f"{days} d {of_day:02}:{minutes:02}" if days else f"{hours}:{minutes:02}:{rest:02}"
 
 
+def artifact_key(name: str) -> str:
+    """A recipe's or step's name as Prefect takes keys: small letters, digits and hyphens."""
+    return "".join(char if char.isascii() and char.isalnum() else "-" for char in name.lower())
+
+
 class Artifacts:
     """A progress artifact in Prefect's UI for each step that takes long, beside what `inner` shows. Written by a thread
     of its own, every few seconds if something moved: a slow server holds nothing up. Needs a running flow."""
@@ -229,8 +234,7 @@ class Artifacts:
 
         try:
             if step not in self._ids:
-                name = "".join(char if char.isascii() and char.isalnum() else "-" for char in step.lower())
-                made = create_progress_artifact(percent, f"{self._key}-{name}", text)
+                made = create_progress_artifact(percent, f"{self._key}-{artifact_key(step)}", text)
                 self._ids[step] = cast(UUID, made)  # a coroutine only where an event loop runs
             else:
                 update_progress_artifact(self._ids[step], percent, text)

@@ -164,12 +164,13 @@ def run_range(context: Context, one: Range) -> None:
     one.step.run(context, one.step, one.work)
 
 
-def still_pending(plan: Plan) -> dict[str, int]:
+def still_pending(plan: Plan, heads: Heads | None = None) -> dict[str, int]:
     """Pending units of the wanted steps, by step."""
+    heads = heads or Heads(plan.workspace)
     found: dict[str, int] = {}
     for step in plan.wanted():
-        heads = plan.workspace.heads(step.key)
-        number = sum(heads[shard].pending for shard in step.shards(plan.workspace) if shard in heads)
+        there = heads.of(step.key)
+        number = sum(there[shard].pending for shard in step.shards(plan.workspace) if shard in there)
         if number:
             found[step.key] = number
     return found

@@ -27,7 +27,8 @@ def self_test(loaded: LoadedRecipe, folder: Path | None, console: Console) -> bo
     settings = loaded.recipe.verify
     place = folder or loaded.default_workspace()
     workspace = Workspace.open(place) if "workspace.json" in names(place) else None
-    if workspace and all(workspace.head("curate", shard) for shard in workspace.shards):
+    curated = workspace.heads("curate") if workspace else {}
+    if workspace and all(shard in curated for shard in workspace.shards):
         questions, origin = sample_curated(workspace, settings.self_test), f"curated in {place}"
     else:
         questions = sample_sources(loaded.recipe.sources, loaded.recipe.ingest, loaded.base, settings.self_test)

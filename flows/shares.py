@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from flows.run import Range
 from storage.lease import Leases, LeaseTaken
-from tasks.allotment import Allotment, Allotter, Reserved
+from storage.manifest import Head
+from tasks.allotment import Allotment, Allotter, Reserved, shards_between
 from tasks.budget import spent
 from tasks.step import Context, Quiet, Work
 
@@ -50,13 +51,10 @@ class Shares:
             for other in others
             if other.step is one.step and other is not one and other.name not in at_work
         )
-        return self._allotter.allot(self._context.workspace, one.step.key, self.block(one.name), self._missing(one),
-                                    rest, [found for found, _ in reserved])  # fmt: skip
-
-    def block(self, name: str) -> list[str]:
-        """The shards of a range."""
-        first, _, last = name.partition("-")
-        return [shard for shard in self._context.workspace.shards if first <= shard <= last]
+        workspace = self._context.workspace
+        first, _, last = one.name.partition("-")
+        return self._allotter.allot(workspace, one.step.key, shards_between(workspace, first, last),
+                                    self._missing(one), rest, [found for found, _ in reserved])  # fmt: skip
 
     def _reserved(self, one: Sent, others: Sequence[Sent], leases: Leases) -> Iterator[tuple[Reserved, str]]:
         """What the other ranges of the step keep: those that any parent's worker holds, and those sent before that."""
@@ -96,15 +94,17 @@ class Shares:
         found = []
         for one in self._limited:
             key, workspace = one.step.key, self._context.workspace
+            heads = workspace.heads(key)
             stopped = [
-                replace(work, why="the budget has something left") for work in one.work if self._stopped(key, work)
-            ]
+                replace(work, why="the budget has something left")
+                for work in one.work if _stopped(heads.get(work.shard), work)
+            ]  # fmt: skip
             cost = spent(workspace, key).requests
             if stopped and cost > self._spent.get(key, -1) and self._allotter.anything_left(workspace, key):
                 found.append(Range(one.step, tuple(stopped)))
             self._spent[key] = cost
         return found
 
-    def _stopped(self, step: str, work: Work) -> bool:
-        head = self._context.workspace.head(step, work.shard)
-        return head is not None and head.fingerprint == work.inputs.fingerprint and "budget" in head.extra
+
+def _stopped(head: Head | None, work: Work) -> bool:
+    return head is not None and head.fingerprint == work.inputs.fingerprint and "budget" in head.extra

@@ -17,17 +17,35 @@ from tasks.step import Heads, Step
 
 
 @dataclass
-class StepStatus:
-    """One step as the manifest has it, and what a run would do to it."""
+class Booked:
+    """What the newest commits of a step's shards say, added up."""
 
     step: str
-    shards_done: int = 0
     shards: int = 0
     units: dict[str, Counter[str]] = field(default_factory=dict)
     """unit → in, out, pending"""
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(unit, rule) → number"""
     seconds: float = 0.0
+    """of work; shards that ran side by side count each for itself"""
+
+    @property
+    def pending(self) -> int:
+        return sum(counts["pending"] for counts in self.units.values())
+
+    def add(self, head: Head) -> None:
+        self.seconds += head.seconds
+        for book in head.books:
+            counts = self.units.setdefault(book.unit, Counter())
+            counts.update({"in": book.units_in, "out": book.units_out, "pending": book.pending})
+            self.dropped.update({(book.unit, rule): number for rule, number in book.dropped.items()})
+
+
+@dataclass
+class StepStatus(Booked):
+    """One step as the manifest has it, and what a run would do to it."""
+
+    shards_done: int = 0
     made_because: tuple[str, ...] = ()
     """why the newest commits were made"""
     created: str = ""
@@ -39,25 +57,22 @@ class StepStatus:
     todo_because: tuple[str, ...] = ()
     balanced: bool = True
 
-    @property
-    def pending(self) -> int:
-        return sum(counts["pending"] for counts in self.units.values())
 
-
-def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepStatus:
-    """A step's books, added up over its shards, each checked again."""
+def step_status(workspace: Workspace, step: str, shards: Sequence[str], heads: Heads | None = None) -> StepStatus:
+    """A step's books, added up over its shards, each checked again. `heads` spares reading the manifest again where
+    nothing was committed since."""
     status = StepStatus(step, shards=len(shards))
     reasons: Counter[str] = Counter()
-    heads = workspace.heads(step)
+    there = (heads or Heads(workspace)).of(step)
     for shard in shards:
-        head = heads.get(shard)
+        head = there.get(shard)
         if head is None:
             continue
         status.shards_done += 1
-        status.seconds += head.seconds
+        status.add(head)
         status.created = max(status.created, head.created)
         reasons[head.reason] += 1
-        _add_books(status, head)
+        status.balanced = status.balanced and _balanced(head)
         if left := head.extra.get("budget"):
             status.budget[left["reached"]] += left["not_asked"]
     status.unfinished = sum(map(count_rows, logs(log_folder(workspace.root, step))))
@@ -65,15 +80,13 @@ def step_status(workspace: Workspace, step: str, shards: Sequence[str]) -> StepS
     return status
 
 
-def _add_books(status: StepStatus, head: Head) -> None:
-    for book in head.books:
-        counts = status.units.setdefault(book.unit, Counter())
-        counts.update({"in": book.units_in, "out": book.units_out, "pending": book.pending})
-        status.dropped.update({(book.unit, rule): number for rule, number in book.dropped.items()})
-        try:
+def _balanced(head: Head) -> bool:
+    try:
+        for book in head.books:
             book.check(f"{head.step} shard {head.shard}")
-        except BooksDontBalance:
-            status.balanced = False
+    except BooksDontBalance:
+        return False
+    return True
 
 
 def budget_lines(status: StepStatus) -> list[str]:
@@ -95,7 +108,7 @@ def recipe_status(plan: Plan) -> list[StepStatus]:
     moving: list[Step] = []
     heads = Heads(plan.workspace)
     for step in plan.steps:
-        status = step_status(plan.workspace, step.key, step.shards(plan.workspace))
+        status = step_status(plan.workspace, step.key, step.shards(plan.workspace), heads)
         work = plan.pending(step, heads)
         behind = [one.key for one in moving if one.key in step.reads]
         if work is None:
@@ -113,19 +126,20 @@ def recipe_status(plan: Plan) -> list[StepStatus]:
     return found
 
 
-def workspace_status(workspace: Workspace) -> list[StepStatus]:
+def workspace_status(workspace: Workspace, heads: Heads | None = None) -> list[StepStatus]:
     """The status of every step that has a commit, without a recipe."""
-    manifest = workspace.manifest
-    return [step_status(workspace, step, manifest.shards(step)) for step in manifest.steps()]
+    manifest, heads = workspace.manifest, heads or Heads(workspace)
+    return [step_status(workspace, step, manifest.shards(step), heads) for step in manifest.steps()]
 
 
-def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]], pending: dict[str, int]) -> str:
+def summary_markdown(workspace: Workspace, done: Sequence[tuple[str, int, str]], pending: dict[str, int],
+                     heads: Heads | None = None) -> str:  # fmt: skip
     """What a run did, as Markdown."""
     lines = [f"# {workspace.root.name}", "", "| step | shards | why |", "|---|---|---|"]
     lines += [f"| {step} | {shards} | {why.replace('|', '/')} |" for step, shards, why in done]
     if pending:
         lines += ["", "Pending: " + ", ".join(f"{step} {number}" for step, number in pending.items())]
-    for one in workspace_status(workspace):
+    for one in workspace_status(workspace, heads):
         lines += [f"\n{one.step} stopped: {line}" for line in budget_lines(one)]
     if measured := curation_lines(workspace):
         lines += ["", "## Curation", "", *(f"- {line}" for line in measured)]

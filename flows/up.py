@@ -39,7 +39,7 @@ from flows.errors import UsageError
 from flows.launch import PREFECT_DEFAULTS, LaunchFailed
 from flows.printable import printable
 from flows.up_processes import MARK, Child, own_mark, sweep
-from flows.up_runs import FlowRun, Server, cancel_all, crash_orphans
+from flows.up_runs import ENDED, UNDERWAY, FlowRun, Server, cancel_all, crash_orphans
 
 HOST = "127.0.0.1"
 POOLS = ("cpu", "gpu")
@@ -213,14 +213,10 @@ class House:
         while True:
             self._check_children()
             with contextlib.suppress(OSError):
-                found = self.server.runs(("PENDING", "RUNNING", "CANCELLING", *self._ends()))
-                for run in found:
+                ends = ENDED if self._seen else ()  # asked for from the moment that one was under way
+                for run in self.server.runs((*UNDERWAY, *ends)):
                     self._tell(run)
             time.sleep(LOOK_EVERY_S)
-
-    def _ends(self) -> tuple[str, ...]:
-        """How runs end; asked for from the moment that one was under way."""
-        return ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") if self._seen else ()
 
     def _tell(self, run: FlowRun) -> None:
         if self._seen.get(run.id) == run.state or (run.over and run.id not in self._seen):

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,12 +77,10 @@ class Child:
         if not self.ended():
             self.process.send_signal(sign)
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it ended in time."""
-        deadline = time.monotonic() + seconds
-        while not self.ended() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return self.ended()
+    def wait(self, seconds: float) -> None:
+        """Until it ends, or so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
     def last_words(self, lines: int = 8) -> str:
         text = self.log.read_text(encoding="utf-8", errors="replace")

@@ -14,6 +14,7 @@ import psutil
 
 JSON = {"Content-Type": "application/json"}
 UNDERWAY = ("PENDING", "RUNNING", "CANCELLING")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 CRASHED = "stillhouse up was stopped in the middle; run it again to go on where it stopped"
 STOPPED = "stopped with stillhouse up; run it again to go on where it stopped"
 BUSY_S = 10
@@ -37,7 +38,7 @@ class FlowRun:
 
     @property
     def over(self) -> bool:
-        return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return self.type in ENDED
 
 
 class Server:

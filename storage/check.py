@@ -30,7 +30,7 @@ from storage.fingerprint import combine, content_hash, hash_file
 from storage.manifest import Book, Head, Part
 from storage.place import need_folder
 from storage.schemas import LEDGER, TABLES, Table
-from storage.workspace import Workspace
+from storage.workspace import Workspace, ledger_fault
 
 DAMAGED = ", damaged"
 """What the version of a slice ends with that waits to be made again."""
@@ -155,14 +155,14 @@ def _check_file(path: Path, size: int, sha256: str) -> str:
 
 def _spec(part: Part) -> Table | None:
     """The table of a part; None of a ledger."""
-    return None if part.kind == "ledger" else TABLES[Path(part.path).parts[1]]
+    return None if part.kind == "ledger" else TABLES[part.table]
 
 
 def _disagreements(head: Head, rows: Sequence[pa.Table], ledger: pa.Table) -> Iterator[str]:
     """Key order within each part, keys over all parts, and the books against rows and ledger."""
     parts = head.data()
     if parts:
-        spec = TABLES[Path(parts[0].path).parts[1]]
+        spec = TABLES[parts[0].table]
         key: list[tuple[str, Literal["ascending", "descending"]]] = [(name, "ascending") for name in spec.key]
         for part, table in zip(parts, rows, strict=True):
             keys = table.select(list(spec.key))
@@ -174,11 +174,8 @@ def _disagreements(head: Head, rows: Sequence[pa.Table], ledger: pa.Table) -> It
         out = {book.unit: book.units_out for book in head.books}
         if spec.unit in out and out[spec.unit] != spec.count_units(whole):
             yield f"its book says {out[spec.unit]} {spec.unit} units out, the rows {spec.count_units(whole)}"
-    counts = ledger.group_by(["unit", "rule"]).aggregate([([], "count_all")]).to_pylist()
-    listed = {(row["unit"], row["rule"]): row["count_all"] for row in counts}
-    booked = {(book.unit, rule): number for book in head.books for rule, number in book.dropped.items() if number}
-    if listed != booked:
-        yield f"the ledger holds {listed}, the books say {booked}"
+    if fault := ledger_fault(ledger, head.books):
+        yield fault
 
 
 def _check_edition(workspace: Workspace, number: int, seen: dict[str, str]) -> Iterator[Damage]:
@@ -244,7 +241,7 @@ def _units(workspace: Workspace, parts: Sequence[Part]) -> dict[str, int]:
     """Unit of the parts' table → how many they hold; nothing without a part."""
     if not parts:
         return {}
-    spec = TABLES[Path(parts[0].path).parts[1]]
+    spec = TABLES[parts[0].table]
     return {spec.unit: spec.count_units(workspace.read_parts(parts, spec, [*spec.key, *spec.counted]))}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from storage.editions import NoEdition, editions_folder, numbers, read_edition
 from storage.files import beside, make_folder
-from storage.lease import Leases
+from storage.lease import held_since
 from storage.manifest import Head
 from storage.place import need_folder
 from storage.workspace import Workspace
@@ -68,7 +68,7 @@ def collect(workspace: Workspace, *, min_age_s: float = MIN_AGE_S, dry_run: bool
     before = _now(workspace) - min_age_s
     candidates = [*_parts(workspace), *_edition_files(workspace)]  # listed before what is live is read
     live = _live(workspace, before)
-    held = _held_steps(workspace, before)
+    held = {step for step, _ in held_since(workspace.root, before)}
     exports = _live_exports(workspace)
     found, young = [], 0
     for path, kind in [*candidates, *_exports(workspace, exports), *_scratch(workspace)]:
@@ -125,20 +125,6 @@ def _readable(workspace: Workspace, step: str, shard: str, before: float) -> Ite
         yield manifest.read(step, shard, seq)
         if path.stat().st_mtime <= before:
             return
-
-
-def _held_steps(workspace: Workspace, before: float) -> set[str]:
-    """Steps on which a worker has shown a sign of life since `before`."""
-    found = set()
-    folder = workspace.root / "leases"
-    for step in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
-        leases = Leases(workspace.root, step)
-        for name in leases.names():
-            term = leases.newest(name)
-            path = folder / step / name / f"{term.term:08d}.json" if term else None
-            if term and path and term.state == "held" and (_newest(path)[0] or 0.0) > before:
-                found.add(step)
-    return found
 
 
 def _live_exports(workspace: Workspace) -> set[str]:

@@ -44,7 +44,7 @@ def _rows(workspace: Workspace, head: Head, kind: str) -> pa.Table:
     if kind == "ledger":
         schema, key = LEDGER, ("unit_id", "rule")
     else:
-        table = TABLES[parts[0].path.split("/")[1]]
+        table = TABLES[parts[0].table]
         schema, key = table.schema, table.key
     rows = pa.concat_tables([workspace.read_part(part) for part in parts])
     rows = rows.sort_by([(name, "ascending") for name in key])

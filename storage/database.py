@@ -73,7 +73,7 @@ def open_views(workspace: Workspace, memory_mb: int = DEFAULT_MEMORY_MB) -> duck
     parts: dict[str, list[Part]] = {name: [] for name in [*TABLES, "ledger"]}
     for head in heads:
         for part in head.parts:
-            parts["ledger" if part.kind == "ledger" else Path(part.path).parts[1]].append(part)
+            parts["ledger" if part.kind == "ledger" else part.table].append(part)
     for name, found in parts.items():
         paths = files_of(connection, workspace, found)
         _create_view(connection, name, paths, LEDGER if name == "ledger" else TABLES[name].schema)
@@ -85,8 +85,13 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[s
     if not paths:
         connection.register(name, _plain(schema).empty_table())
         return
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    listed = ", ".join(map(quoted, paths))
     connection.execute(f"create view {name} as select * from read_parquet([{listed}], hive_partitioning = false)")
+
+
+def quoted(path: object) -> str:
+    """A path as a literal of SQL."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage.database import DEFAULT_MEMORY_MB, connect
+from storage.database import DEFAULT_MEMORY_MB, connect, quoted
 from storage.editions import Edition, StepMark
 from storage.files import write_file
 from storage.manifest import Part
@@ -96,9 +96,9 @@ def write_diff(workspace: Workspace, old: Edition | None, new: Edition, target: 
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    name = str(path).replace("'", "''")
     connection.execute(
-        f"copy (from changes order by change, question_id, response_id) to '{name}' (format parquet, compression zstd)"
+        "copy (from changes order by change, question_id, response_id) "
+        f"to {quoted(path)} (format parquet, compression zstd)"
     )
 
 
@@ -119,7 +119,7 @@ def _generated(edition: Edition) -> list[str]:
 
 def _listed(workspace: Workspace, parts: Iterable[Part]) -> str:
     """The parts' files as an SQL list; empty text without one."""
-    names = ["'" + str(workspace.root / part.path).replace("'", "''") + "'" for part in parts]
+    names = [quoted(workspace.root / part.path) for part in parts]
     return f"[{', '.join(names)}]" if names else ""
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import StorageError
 from storage.files import beside, create_file, fsync_folder, make_folder, replace_file
-from storage.fingerprint import hash_json
+from storage.fingerprint import hash_file, hash_json
 from storage.manifest import Head, Part
 from storage.workspace import Workspace
 
@@ -166,13 +166,7 @@ def newest(workspace: Workspace) -> Edition | None:
 
 def promotion(workspace: Workspace, number: int) -> dict[str, Any] | None:
     """What was written when the edition was promoted; None if it wasn't."""
-    path = _promoted_path(workspace, number)
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as fault:
-        raise StorageError(f"{path}: can't be read ({fault}); restore it from a copy") from fault
+    found: dict[str, Any] | None = _read_json(_promoted_path(workspace, number), "restore it from a copy")
     return found
 
 
@@ -183,14 +177,20 @@ def promoted(workspace: Workspace) -> list[int]:
 
 def checks(workspace: Workspace, number: int) -> list[dict[str, Any]]:
     """What the checks of an edition found last; empty before any was made."""
-    path = _checks_path(workspace, number)
+    found: list[dict[str, Any]] | None = _read_json(
+        _checks_path(workspace, number), "`stillhouse nightly` makes it again"
+    )
+    return found or []
+
+
+def _read_json(path: Path, remedy: str) -> Any:
+    """None where there is no file. Raises StorageError with the remedy for one that can't be read."""
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return []
+        return None
     except (OSError, ValueError) as fault:
-        raise StorageError(f"{path}: can't be read ({fault}); `stillhouse nightly` makes it again") from fault
-    return found
+        raise StorageError(f"{path}: can't be read ({fault}); {remedy}") from fault
 
 
 def _promoted_path(workspace: Workspace, number: int) -> Path:
@@ -247,7 +247,8 @@ def drop_editions(workspace: Workspace, keep: int) -> list[int]:
     if keep < 1:
         raise ValueError(f"keep is 1 or more, found {keep}")
     found = numbers(workspace)
-    gone = [number for number in found[:-keep] if number not in promoted(workspace)[-1:]]
+    kept = promoted(workspace)[-1:]
+    gone = [number for number in found[:-keep] if number not in kept]
     for number in gone:
         for path in (
             editions_folder(workspace) / f"{number}.json",  # first: without it the edition isn't there
@@ -348,7 +349,7 @@ def _copy_file(workspace: Workspace, edition: Edition, file: ExportedFile, folde
         raise DamagedEdition(
             f"edition {edition.number}: {file.path} is missing; `stillhouse fsck {workspace.root}` lists what is"
         ) from fault
-    sha256, _, _ = _read_through(target)
+    sha256 = hash_file(target)
     if sha256 != file.sha256:
         raise DamagedEdition(
             f"edition {edition.number}: {file.path} has changed since (sha256 {sha256[:12]}…, expected "

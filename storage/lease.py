@@ -20,7 +20,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -160,6 +161,19 @@ class Watch:
             since = self._clock()
             self._seen[term.range] = ((term.term, term.beat), since)
         return self._clock() - since
+
+
+def held_since(root: Path, moment: float) -> Iterator[tuple[str, Term]]:
+    """Step and term of each range that is held, and was renewed since `moment` by the clock of the file system that
+    holds the workspace, a folder."""
+    for step in names(root / "leases"):
+        leases = Leases(root, step)
+        for name in leases.names():
+            term = leases.newest(name)
+            if term and term.state == "held":
+                with suppress(FileNotFoundError):  # overtaken meanwhile
+                    if leases._path(name, term.term).stat().st_mtime > moment:
+                        yield step, term
 
 
 def _as_json(term: Term) -> bytes:

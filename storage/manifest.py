@@ -54,6 +54,11 @@ class Part:
         if place.is_absolute() or ".." in place.parts:
             raise StorageError(f"{self.path!r} is no path below the workspace; its manifest isn't Stillhouse's own")
 
+    @property
+    def table(self) -> str:
+        """Of a ledger: the table of the slice that it is of."""
+        return self.path.split("/")[1]
+
 
 @dataclass(frozen=True)
 class Book:

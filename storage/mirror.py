@@ -12,13 +12,12 @@ manifest names the commit that the files belong to.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from storage import objects
-from storage.files import beside, replace_file
+from storage.files import beside, remove_tree, replace_file
 from storage.fingerprint import hash_text
 
 THE_FILE = "."
@@ -64,8 +63,8 @@ def fetch(root: Path, local: Path, name: str) -> None:
 
 def discard(root: Path, local: Path, name: str) -> None:
     """Remove a result here and there."""
-    shutil.rmtree(local / name, ignore_errors=True)
-    objects.remove([root / name / file for file in objects.tree(root / name)])
+    remove_tree(local / name)
+    remove_tree(root / name)
     _path_of_note(local, name).unlink(missing_ok=True)
 
 

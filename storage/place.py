@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 from storage.errors import LocalOnly, NotAPlace
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
 def place(text: str | Path) -> Path:
@@ -50,8 +49,7 @@ def place(text: str | Path) -> Path:
         where = UPath(text.rstrip("/"), use_listings_cache=False)
         _ = where.fs  # so that a missing library is told here
     except ImportError as fault:
-        extra = _EXTRAS.get(protocol, "s3")
-        raise NotAPlace(f"{text}: {fault}; pip install 'stillhouse[{extra}]'") from fault
+        raise NotAPlace(f"{text}: {fault}; pip install 'stillhouse[s3]'") from fault
     except ValueError as fault:
         raise NotAPlace(f"{text}: {fault}; expected a folder or s3://BUCKET/PATH") from fault
     return cast(Path, where)

@@ -20,14 +20,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.editions import numbers, read_edition
 from storage.errors import StorageError
 from storage.files import create_file, make_folder
-from storage.lease import Leases
+from storage.lease import held_since
 from storage.nested import with_nested
 from storage.place import need_folder
 from storage.reshard_slices import Contents, Splitting, link
@@ -81,19 +80,8 @@ def _refuse_work_under_way(workspace: Workspace) -> None:
     unfinished = workspace.root / "unfinished"
     if any(path.is_file() for path in unfinished.rglob("*")):
         raise NotNow(f"{workspace.root}: holds responses that are paid for and not committed; run the recipe first")
-    folder = workspace.root / "leases"
-    for step in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
-        for name in Leases(workspace.root, step).names():
-            term = Leases(workspace.root, step).newest(name)
-            path = folder / step / name
-            if term and term.state == "held" and time.time() - max(_times(path), default=0.0) < LEASE_S:
-                raise NotNow(f"{step}: {term.holder} works on the range {name}; wait until it ends")
-
-
-def _times(folder: Path) -> Iterator[float]:
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            yield path.stat().st_mtime
+    for step, term in held_since(workspace.root, time.time() - LEASE_S):
+        raise NotNow(f"{step}: {term.holder} works on the range {term.range}; wait until it ends")
 
 
 def _seqs(workspace: Workspace) -> dict[tuple[str, str, str], int]:

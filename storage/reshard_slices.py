@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,13 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from storage.files import make_folder, write_file
-from storage.fingerprint import combine, content_hash, hash_text
+from storage.files import make_folder
+from storage.fingerprint import combine, hash_text
 from storage.manifest import Book, Head, Part
 from storage.schemas import LEDGER, TABLES
-from storage.workspace import ALL, Workspace
+from storage.workspace import ALL, Workspace, write_part
 
 RESHARDED = ", resharded"
 """What the version of a slice ends with that had pending units."""
@@ -149,19 +147,14 @@ class Splitting:
         return f"{shard}0", f"{shard}1"
 
     def _write(self, part: Part, shard: str, head: Head, rows: pa.Table) -> Part:
-        table = part.path.split("/")[1]
-        kind = ".ledger" if part.kind == "ledger" else ""
-        relative = f"tables/{table}/{shard}/{head.step}-{head.seq:06d}-{secrets.token_hex(4)}{kind}.parquet"
-        written = write_file(self._new.root / relative, lambda path: pq.write_table(
-            rows, path, compression="zstd", row_group_size=32_768))  # fmt: skip
-        return Part(relative, part.kind, rows.num_rows, written.bytes, written.sha256, content_hash(rows))
+        return write_part(self._new.root, part.table, shard, head.step, head.seq, part.kind, rows)
 
     # --- which half
 
     def _in_second(self, rows: pa.Table, part: Part, second: str) -> Any:
         """Which rows belong to the second half, as a mask."""
         if part.kind == "data":
-            first_key = "question_id" if "question_id" in rows.column_names else TABLES[part.path.split("/")[1]].key[0]
+            first_key = "question_id" if "question_id" in rows.column_names else TABLES[part.table].key[0]
             start = format(int(second, 2) << (32 - self._new.bits), "08x")  # an id's hex digits order as its bits do
             return pc.greater_equal(rows.column(first_key), pa.scalar(start))
         shard = part.path.split("/")[2]
@@ -193,9 +186,9 @@ class Splitting:
             found = self._questions[shard] = {}
             manifest = self._old.manifest
             for step in manifest.steps():
-                head = manifest.head(step, shard) if shard in manifest.shards(step) else None
+                head = manifest.head(step, shard)
                 for part in head.data() if head else ():
-                    if part.path.startswith("tables/responses/"):
+                    if part.table == "responses":
                         rows = self._old.read_part(part, ["response_id", "question_id"]).to_pydict()
                         found |= dict(zip(rows["response_id"], rows["question_id"], strict=True))
         return self._questions[shard]
@@ -207,7 +200,7 @@ def _is_id(text: str) -> bool:
 
 def _counted(part: Part, rows: pa.Table) -> list[str]:
     """The columns that books and totals of a half are reckoned from."""
-    spec = TABLES[part.path.split("/")[1]]
+    spec = TABLES[part.table]
     wanted = (*spec.key, *spec.counted, "question_id", "prompt_tokens", "completion_tokens", "finish_reason")
     return [name for name in dict.fromkeys(wanted) if name in rows.column_names]
 
@@ -236,7 +229,7 @@ def _units_out(head: Head, book: Book, tables: Sequence[pa.Table | None]) -> tup
     """How a book's units_out divide. Those of another unit than the table's are its questions, if there are as many;
     else they divide as the rows do, since what came of which half was not written down."""
     data = head.data()
-    spec = TABLES[data[0].path.split("/")[1]] if data else None
+    spec = TABLES[data[0].table] if data else None
     counts = [0, 0]
     for place, table in enumerate(tables):
         if table is None or spec is None:

@@ -25,7 +25,6 @@ import datetime
 import json
 import platform
 import secrets
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,10 +37,10 @@ import pyarrow.parquet as pq
 
 from storage import mirror, objects
 from storage.errors import BooksDontBalance, NotAWorkspace, NotCommitted, SchemaMismatch
-from storage.files import create_file, names, read_file, replace_file, write_file
+from storage.files import create_file, names, read_file, remove_tree, replace_file, write_file
 from storage.fingerprint import combine, content_hash, hash_text
 from storage.manifest import Book, Head, Inputs, Manifest, Part, explain
-from storage.place import cache_home, is_local, need_folder
+from storage.place import cache_home, is_local
 from storage.schemas import LEDGER, TABLES, Table
 
 FORMAT = 1
@@ -118,10 +117,6 @@ class Workspace:
         if record["format"] != FORMAT:
             raise NotAWorkspace(f"{path}: format {record['format']}, this version reads {FORMAT}")
         return cls(root, bits, str(record.get("id", "")))
-
-    def need_folder(self, what: str) -> None:
-        """Raises LocalOnly on an object store; `what`: the command, as a person types it."""
-        need_folder(self.root, what)
 
     # --- shards
 
@@ -217,7 +212,7 @@ class Workspace:
     def discard(self, name: str) -> None:
         """Remove a result, here and in the store."""
         if is_local(self.root):
-            shutil.rmtree(self.local / name, ignore_errors=True)
+            remove_tree(self.local / name)
         else:
             mirror.discard(self.root, self.local, name)
 
@@ -322,11 +317,7 @@ class Transaction:
         return [part for part in keep if part not in small], merged
 
     def _write(self, table: str, kind: Any, rows: pa.Table) -> Part:
-        name = f"{self.step}-{self._seq:06d}-{secrets.token_hex(4)}{'.ledger' if kind == 'ledger' else ''}.parquet"
-        relative = f"tables/{table}/{self.shard}/{name}"
-        written = write_file(self.workspace.root / relative, lambda temporary: pq.write_table(
-            rows, temporary, compression="zstd", row_group_size=32_768))  # fmt: skip
-        return Part(relative, kind, rows.num_rows, written.bytes, written.sha256, content_hash(rows))
+        return write_part(self.workspace.root, table, self.shard, self.step, self._seq, kind, rows)
 
     def _create(self, parts: Sequence[Part], books: Sequence[Book], extra: dict[str, Any],
                 content: str | None = None) -> Head:  # fmt: skip
@@ -349,6 +340,15 @@ class Transaction:
         self.base = head
         self._seq = head.seq + 1
         return head
+
+
+def write_part(root: Path, table: str, shard: str, step: str, seq: int, kind: Any, rows: pa.Table) -> Part:
+    """Write rows as a part of a slice's commit `seq`; until that commit is made nobody reads it."""
+    name = f"{step}-{seq:06d}-{secrets.token_hex(4)}{'.ledger' if kind == 'ledger' else ''}.parquet"
+    relative = f"tables/{table}/{shard}/{name}"
+    written = write_file(root / relative, lambda temporary: pq.write_table(
+        rows, temporary, compression="zstd", row_group_size=32_768))  # fmt: skip
+    return Part(relative, kind, rows.num_rows, written.bytes, written.sha256, content_hash(rows))
 
 
 def _read_if_there(path: Path) -> bytes | None:
@@ -410,9 +410,13 @@ def _check_books(books: Sequence[Book], where: str) -> None:
 
 
 def _check_ledger(dropped: pa.Table, books: Sequence[Book], where: str) -> None:
-    """Every dropped unit has one row in the ledger, and every row of the ledger is a dropped unit."""
+    if fault := ledger_fault(dropped, books):
+        raise BooksDontBalance(f"{where}: {fault}")
+
+
+def ledger_fault(dropped: pa.Table, books: Sequence[Book]) -> str:
+    """Empty if every dropped unit has one row in the ledger, and every row of the ledger is a dropped unit."""
     grouped = dropped.select(["unit", "rule"]).group_by(["unit", "rule"]).aggregate([([], "count_all")])
     counted = {(row["unit"], row["rule"]): row["count_all"] for row in grouped.to_pylist()}
     booked = {(book.unit, rule): number for book in books for rule, number in book.dropped.items() if number}
-    if counted != booked:
-        raise BooksDontBalance(f"{where}: the ledger holds {counted}, the books say {booked}")
+    return "" if counted == booked else f"the ledger holds {counted}, the books say {booked}"

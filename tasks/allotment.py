@@ -40,10 +40,14 @@ class Allotment(Settings):
     began: float = 0.0
 
     def shards(self, workspace: Workspace) -> list[str]:
-        return [shard for shard in workspace.shards if self.first <= shard <= self.last]
+        return shards_between(workspace, self.first, self.last)
 
     def limits(self) -> BudgetSettings:
         return BudgetSettings(requests=self.requests, tokens=self.tokens, money=self.money, hours=self.hours)
+
+
+def shards_between(workspace: Workspace, first: str, last: str) -> list[str]:
+    return [shard for shard in workspace.shards if first <= shard <= last]
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,13 @@ class Allotter:
         costs = _Costs(workspace)
         before = costs.amounts(self._teachers[teacher_of(step)], costs.of(step, shards))
         ceilings: dict[str, list[float]] = {}
-        for purse in self._purses[teacher_of(step)]:
+        purses = self._purses[teacher_of(step)]
+        for purse in purses:
             self._began.setdefault(purse.whose, self._clock())
             share = allot(self._left(purse, costs, reserved), [own, rest])[0].as_json()
             for name in AMOUNTS:
                 if share[name] is not None:
                     ceilings.setdefault(name, []).append(before[name] + share[name])
-        purses = self._purses[teacher_of(step)]
         timed = [(self._began[one.whose] + 3600 * one.limits.hours, one) for one in purses if one.limits.hours]
         first = min(timed, key=lambda one: one[0])[1] if timed else None
         return Allotment.model_validate({
@@ -112,8 +116,7 @@ class Allotter:
 
     def used_up(self, workspace: Workspace, step: str, allotment: Allotment) -> bool:
         """Whether an allotment lets nothing be asked."""
-        costs = _Costs(workspace)
-        spent = costs.amounts(self._teachers[teacher_of(step)], costs.of(step, allotment.shards(workspace)))
+        spent = _Costs.amounts(self._teachers[teacher_of(step)], _spent_of(workspace, step, allotment))
         limits = allotment.limits().as_json()
         late = allotment.hours is not None and self._clock() >= allotment.began + 3600 * allotment.hours
         return late or any(limits[name] is not None and spent[name] >= limits[name] for name in AMOUNTS)
@@ -180,5 +183,10 @@ def begin(budget: Budget, workspace: Workspace, step: Step, teacher: TeacherBase
     if allotment is None:
         budget.begin(workspace, teacher)
     else:
-        spent = sum(spent_by_shard(workspace, step.key, allotment.shards(workspace)).values(), Spent())
+        spent = _spent_of(workspace, step.key, allotment)
         budget.begin_share(teacher, allotment.whose, allotment.limits(), spent, time.time() - allotment.began)
+
+
+def _spent_of(workspace: Workspace, step: str, allotment: Allotment) -> Spent:
+    """What the shards of an allotment have cost."""
+    return sum(spent_by_shard(workspace, step, allotment.shards(workspace)).values(), Spent())

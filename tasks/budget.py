@@ -275,8 +275,9 @@ def spent_by_shard(workspace: Workspace, step: str, shards: Sequence[str] | None
     unfinished: dict[str, list[Path]] = {}
     for log in logs(log_folder(workspace.root, step)):
         unfinished.setdefault(shard_of(log), []).append(log)
+    heads = workspace.heads(step) if shards is None else {}
     for shard in workspace.shards if shards is None else shards:
-        head = workspace.head(step, shard)
+        head = heads.get(shard) if shards is None else workspace.head(step, shard)
         if head is not None:
             found[shard] = _committed(workspace, head)
         if shard in unfinished:

@@ -35,7 +35,7 @@ from tasks.sources import Source
 from tasks.step import Context, Heads, Progress, Step, Work, pending_work
 from tasks.teachers.revision import resolve_revision
 from tasks.teachers.settings import Prompt, Sampling, TeacherBase, TeacherSettings
-from tasks.train import StudentSettings, base_model
+from tasks.train import StudentSettings, base_model, student_model
 from tasks.verifiers.bench import static_versions
 from tasks.verifiers.settings import VerifySettings
 from tasks.verify import verify_step
@@ -145,7 +145,7 @@ def _evaluate(context: Context, step: Step, work: Work, settings: EvaluateSettin
     heldout, in_training = _take_questions(context, inner, benchmarks)
     if not heldout and not benchmarks.questions:
         raise BadSetting("no held-out questions to evaluate on; set `curate.heldout` to a share such as 0.05")
-    trained = str(workspace.fetch(f"students/{student.name}/train") / "model")
+    trained = str(student_model(workspace, student.name))
     sides = settings.sides()
     teachers = [settings.asked(side, trained if side.startswith("after") else base_model(student)) for side in sides]
     steps = [generate_step(teacher, base) for teacher in teachers]

@@ -21,6 +21,7 @@ from storage.manifest import Book
 from storage.workspace import ALL, Workspace
 from tasks.errors import BadSetting, StageError
 from tasks.step import Context, Step, Work
+from tasks.train import student_model
 
 VERSION = "1"
 LAST_LINES = 8
@@ -51,7 +52,7 @@ def run_harness(workspace: Workspace, command: Sequence[str], student: str) -> d
             f"evaluate.lm_eval: no program {command[0]} here; pip install lm-eval, or leave the setting out"
         )
     out = workspace.scratch()
-    model = str(workspace.fetch(f"students/{student}/train") / "model")
+    model = str(student_model(workspace, student))
     filled = [part.replace("{model}", model).replace("{out}", str(out)) for part in command]
     done = subprocess.run(filled, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
                           check=False)  # fmt: skip

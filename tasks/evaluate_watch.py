@@ -25,10 +25,10 @@ from tasks.evaluate import EvaluateSettings, commit_questions, run_all
 from tasks.evaluate_measure import outcome_pairs
 from tasks.generate import generate_step
 from tasks.metrics import accuracy, accuracy_interval
-from tasks.provenance_student import score_answers
+from tasks.provenance_student import heldout_messages, score_answers
 from tasks.scorers.settings import TransformersScorerSettings
 from tasks.step import Context, Step, Work
-from tasks.student import KEPT, MODEL
+from tasks.student import KEPT, MODEL, STEP
 from tasks.student_stages import StudentSettings
 from tasks.train import base_model
 from tasks.verifiers.settings import VerifySettings
@@ -69,8 +69,8 @@ def points(workspace: Workspace, student: StudentSettings) -> list[Point]:
     found = [Point("base", "base", base_model(student))]
     for stage in student.all_stages():
         folder = workspace.fetch(f"students/{student.name}/{stage.label}")
-        for kept in sorted((folder / KEPT).glob("step-*")):
-            number = int(kept.name.removeprefix("step-"))
+        for kept in sorted((folder / KEPT).glob(f"{STEP}*")):
+            number = int(kept.name.removeprefix(STEP))
             found.append(Point(f"{stage.label} {number}", f"{stage.label}-{kept.name}", str(kept)))
         if (folder / MODEL).is_dir():
             found.append(Point(stage.label, stage.label, str(folder / MODEL)))
@@ -121,9 +121,7 @@ def teacher_texts(workspace: Workspace, teachers: Sequence[str], most: int) -> l
     """The teachers' passed answers to held-out questions, at most so many, by id, with their questions' `messages`."""
     found: list[Row] = []
     for shard in workspace.shards:
-        curated = workspace.read("curate", shard, "curated", ["question_id", "messages", "split"])
-        heldout = curated.filter(pc.field("split") == "heldout").to_pylist()
-        messages = {row["question_id"]: row["messages"] for row in heldout}
+        messages = heldout_messages(workspace, shard)
         for teacher in teachers:
             verdicts = workspace.read(f"verify.{teacher}", shard, "verdicts", ["response_id", "verifier", "passed"])
             outcomes = verdicts.filter(pc.field("verifier") == "outcome").to_pylist()

@@ -15,8 +15,7 @@ from typing import Any
 
 from storage.workspace import ALL, Workspace
 from tasks.card import CardFacts
-from tasks.export import PAIRS as KEY
-from tasks.export import ExportSettings, Job, Maker, described, remove_others, write_export
+from tasks.export import PAIRS, ExportSettings, Job, Maker, described, remove_others, write_export
 from tasks.export_lengths import reader_of
 from tasks.export_rows import pairs
 from tasks.formats import pair_formats
@@ -44,7 +43,7 @@ def export_pairs_step(settings: ExportSettings, maker: Maker) -> Step:
     reads = ("curate", "negatives", *(f"generate.{teacher}" for teacher in maker.teachers))
     found = described(settings, maker, reader)
     found["formats"] = [name for name in settings.formats if name == "llama_factory"]
-    return Step(KEY, "export", "one", VERSION, found, reads, run)
+    return Step(PAIRS, "export", "one", VERSION, found, reads, run)
 
 
 def preference_folder(workspace: Workspace) -> Path:
@@ -53,5 +52,5 @@ def preference_folder(workspace: Workspace) -> Path:
 
 def pair_rows(workspace: Workspace) -> dict[str, int]:
     """Pairs by split of the committed export; empty if there is none."""
-    head = workspace.head(KEY, ALL)
+    head = workspace.head(PAIRS, ALL)
     return dict(head.extra["rows"]) if head else {}

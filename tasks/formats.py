@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -292,8 +291,3 @@ def pair_formats(names: tuple[str, ...], workspace: Workspace, data_set: str) ->
     """TRL's two always, and LLaMA-Factory's where that is among the formats."""
     found: list[Format] = [Preference(workspace, data_set), Kto(workspace, data_set)]
     return [*found, LlamaFactoryPairs(workspace, data_set)] if "llama_factory" in names else found
-
-
-def folder_of(workspace: Workspace, name: str) -> Path:
-    """Where a format is written; readers go through `Workspace.fetch`."""
-    return workspace.local / "exports" / name

@@ -120,6 +120,8 @@ class _Rounds:
         questions = workspace.read("curate", shard, "curated", QUESTION).to_pylist()
         later = planned_later(workspace, shard, questions, self._teacher, self._revision, self._rule)
         keys = {one.request.response_id for one in later}
+        if not keys:
+            return 0, 0
         there: set[str] = set()
         for step in (f"generate.{name}", self._step.key):
             if workspace.head(step, shard) is not None:

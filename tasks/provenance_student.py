@@ -29,7 +29,7 @@ from tasks.scorers.scorer import Failure
 from tasks.scorers.settings import ScorerBase, ScoreSettings, TransformersScorerSettings
 from tasks.step import Context, Step, Work
 from tasks.teachers.revision import resolve_revision
-from tasks.train import StudentSettings
+from tasks.train import StudentSettings, student_model
 
 VERSION = "2"
 SIDE = "after"
@@ -65,7 +65,7 @@ def _trace(context: Context, step: Step, work: Work, settings: ProvenanceSetting
     transaction = context.begin(step, work)
     inner = Workspace.open(eval_folder(context.workspace, student))
     answers = {shard: _answers(context.workspace, inner, shard) for shard in inner.shards}
-    weights = context.workspace.fetch(f"students/{student}/train") / "model"
+    weights = student_model(context.workspace, student)
     whole = [row for rows in answers.values() for row in rows]
     context.progress.expect(step.key, 3 * len(whole))
     models: list[dict[str, Scored]] = []
@@ -94,14 +94,19 @@ def trained_scorer(weights: str, like: ScorerBase) -> TransformersScorerSettings
     return TransformersScorerSettings(name=TRAINED, engine="transformers", model=weights, **alike)
 
 
+def heldout_messages(workspace: Workspace, shard: str) -> dict[str, Any]:
+    """question_id → messages of a shard's held-out questions."""
+    curated = workspace.read("curate", shard, "curated", ["question_id", "messages", "split"])
+    heldout = curated.filter(pc.field("split") == "heldout").to_pylist()
+    return {row["question_id"]: row["messages"] for row in heldout}
+
+
 def _answers(workspace: Workspace, inner: Workspace, shard: str) -> list[Row]:
     """The student's answers to held-out questions, with the `messages` of these.
 
     The table of responses also holds those of earlier settings and weights; they have no verdict any more.
     """
-    curated = workspace.read("curate", shard, "curated", ["question_id", "messages", "split"])
-    heldout = curated.filter(pc.field("split") == "heldout").to_pylist()
-    messages = {row["question_id"]: row["messages"] for row in heldout}
+    messages = heldout_messages(workspace, shard)
     judged = set(inner.read(f"verify.{SIDE}", shard, "verdicts", ["response_id"]).column("response_id").to_pylist())
     columns = ["response_id", "question_id", "think_content", "answer_content", "error_kind"]
     rows = inner.read(ANSWERS, shard, "responses", columns).to_pylist()

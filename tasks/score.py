@@ -52,10 +52,14 @@ def score_step(settings: ScoreSettings, teacher: TeacherBase, rule: Rule | None 
     def run(context: Context, step: Step, work: Sequence[Work]) -> None:
         opened = [_Opened(one) for one in settings.scorers]
         dropped: dict[str, list[dict[str, Any]]] = {one.shard: [] for one in work}
+        other = step.key.removesuffix(ROUNDS) if rule else f"{step.key}{ROUNDS}"
+        moved = other if other in context.workspace.manifest.steps() else None
         for place, one in enumerate(opened):
             with one.engine:
                 for slice_ in work:
-                    _Pass(context, step, slice_, teacher, rule, opened, place, dropped[slice_.shard]).run()
+                    found = _Pass(context, step, slice_, teacher, rule, opened, place, dropped[slice_.shard])
+                    found.take_over(moved if place == 0 else None)  # the first pass takes what all scorers have there
+                    found.run()
 
     described: dict[str, Any] = {
         "scorers": [
@@ -133,14 +137,15 @@ class _Pass:
         """by this scorer"""
         self._rows = 0
         """scores there are, of all scorers"""
-        self._take_over(work.shard)
+        self._shard = work.shard
 
     def _text_hash(self, row: dict[str, Any]) -> str:
         """Of what is scored; a replay file may change it under the same id."""
         return hash_json([self._messages[row["question_id"]], row["think_content"], row["answer_content"]])[:12]
 
-    def _take_over(self, shard: str) -> None:
-        """Keep the scores that stay valid. Their parts stay as they are, unless they hold others too."""
+    def take_over(self, other: str | None) -> None:
+        """Keep the scores that stay valid, also those of the `other` step: a sample moves from one to the other when
+        `samples` changes. Their parts stay as they are, unless they hold others too."""
         workspace, there = self._context.workspace, set[tuple[str, str]]()
         if self._transaction.base is not None:
             parts = tuple(self._transaction.base.data())
@@ -149,9 +154,7 @@ class _Pass:
                 self._kept = parts
             else:
                 self._fresh = [workspace.read_parts(parts, TABLES["scores"]).filter(pa.array(valid, pa.bool_()))]
-        key = self._step.key  # a sample moves from one step to the other when `samples` changes
-        other = key.removesuffix(ROUNDS) if key.endswith(ROUNDS) else f"{key}{ROUNDS}"
-        if (head := workspace.head(other, shard)) is not None:
+        if other is not None and (head := workspace.head(other, self._shard)) is not None:
             valid = self._valid(head.data(), there)
             if any(valid):
                 moved = workspace.read_parts(head.data(), TABLES["scores"]).filter(pa.array(valid, pa.bool_()))

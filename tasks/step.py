@@ -105,10 +105,14 @@ class Heads:
         self.workspace = workspace
         self._heads: dict[str, dict[str, Head]] = {}
 
-    def get(self, step: str, shard: str) -> Head | None:
+    def of(self, step: str) -> dict[str, Head]:
+        """Of every shard of a step that has one."""
         if step not in self._heads:
             self._heads[step] = self.workspace.heads(step)
-        return self._heads[step].get(shard)
+        return self._heads[step]
+
+    def get(self, step: str, shard: str) -> Head | None:
+        return self.of(step).get(shard)
 
 
 def pending_work(

@@ -32,6 +32,7 @@ ADAPTER = "adapter"
 RUNS = "runs"
 KEPT = "checkpoints"
 """folder of the models that are kept from on the way: step-00000012 and so on"""
+STEP = "step-"
 SINGLE = "single"
 SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "accelerate"
 

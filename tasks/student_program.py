@@ -47,6 +47,7 @@ from tasks.student import (
     PROGRESS,
     RESULT,
     RUNS,
+    STEP,
     TrainSettings,
     write_atomically,
 )
@@ -176,7 +177,7 @@ class Run:
         shutil.rmtree(place / "ref", ignore_errors=True)  # DPO's copy of where it started
         if self.settings.lora is None or self.settings.lora.merge:
             self._merge(place, self.out / MODEL)
-            for kept in sorted((self.out / KEPT).glob(f"{KeptModels.STEP}*")):
+            for kept in sorted((self.out / KEPT).glob(f"{STEP}*")):
                 self._merge_in_place(kept)
 
     def _merge(self, adapter: Path, target: Path) -> None:
@@ -323,15 +324,13 @@ class KeptModels(TrainerCallback):
     training that was killed goes on from before it to the same weights.
     """
 
-    STEP = "step-"
-
     def __init__(self, run: Run, trainer: Trainer) -> None:
         self.run, self.trainer = run, trainer
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step not in steps_to_keep(state.max_steps, self.run.settings.keep_checkpoints):
             return
-        place = self.run.out / KEPT / f"{self.STEP}{state.global_step:08d}"
+        place = self.run.out / KEPT / f"{STEP}{state.global_step:08d}"
         if place.exists():
             return
         part = place.with_name(f"part-{place.name}")

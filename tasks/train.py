@@ -24,8 +24,7 @@ from storage.fingerprint import hash_file, hash_text
 from storage.manifest import Book
 from storage.workspace import ALL, Workspace
 from tasks.errors import NothingToTrainOn
-from tasks.export import export_folder, export_rows, swap_folder
-from tasks.export_pairs import KEY as PAIRS
+from tasks.export import PAIRS, export_folder, export_rows, swap_folder
 from tasks.export_pairs import pair_rows, preference_folder
 from tasks.step import Context, Step, Work
 from tasks.student import ADAPTER, MODEL, RESULT, TrainResult, read_result, train_student, write_atomically
@@ -202,13 +201,18 @@ def _make_student(context: Context, step: Step, work: Work, settings: StudentSet
     transaction = context.begin(step, work)
     home = student_folder(workspace, settings.name)
     stages = settings.all_stages()
-    folders = {stage.label: workspace.fetch(f"students/{settings.name}/{stage.label}") for stage in stages}
-    results = {label: json.loads((folder / RESULT).read_text(encoding="utf-8")) for label, folder in folders.items()}
     last = stages[-1].label
+    trained = workspace.fetch(f"students/{settings.name}/{last}")
+    results = {
+        stage.label: json.loads(
+            workspace.fetch(f"students/{settings.name}/{stage.label}/{RESULT}").read_text(encoding="utf-8")
+        )
+        for stage in stages
+    }
     scratch = workspace.scratch()
     for name in (MODEL, ADAPTER):
-        if (home / last / name).is_dir():
-            shutil.copytree(home / last / name, scratch / name, copy_function=_link)
+        if (trained / name).is_dir():
+            shutil.copytree(trained / name, scratch / name, copy_function=_link)
     short = [
         {"name": name} | {key: value for key, value in result.items() if key not in ("overlong_ids", "versions")}
         for name, result in results.items()
@@ -219,6 +223,11 @@ def _make_student(context: Context, step: Step, work: Work, settings: StudentSet
     content = workspace.need(step.reads[-1], ALL).content
     extra = {"stages": [stage.label for stage in stages]}
     transaction.commit_result([Book("stage", len(stages), len(stages))], content=content, extra=extra)
+
+
+def student_model(workspace: Workspace, name: str) -> Path:
+    """The folder of a trained student's weights, here."""
+    return workspace.fetch(f"students/{name}/train") / MODEL
 
 
 def _link(source: str, target: str) -> str:

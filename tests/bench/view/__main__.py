@@ -309,7 +309,7 @@ def _any_status(viewer: Viewer, path: str) -> None:
 def _rows(heads: Sequence[Head], table: str) -> int:
     kind = "ledger" if table == "ledger" else "data"
     parts = [part for head in heads for part in head.parts if part.kind == kind]
-    return sum(part.rows for part in parts if table in ("ledger", part.path.split("/")[1]))
+    return sum(part.rows for part in parts if table in ("ledger", part.table))
 
 
 def timed(work: Callable[[], Any]) -> float:

