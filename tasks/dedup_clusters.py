@@ -162,8 +162,8 @@ def _led(links: Links, place: Ints, texts: Ints) -> Links:
     equal = coo_matrix((np.ones(int(exact.sum()), np.int8), (links.left[exact], links.right[exact])),
                        shape=(len(place), len(place)))  # fmt: skip
     classes = connected_components(equal, directed=False)[1]
-    left, right = (np.where(exact, _best(classes, place)[side], _best(texts, place)[side])
-                   for side in (links.left, links.right))  # fmt: skip
+    of_class, of_text = _best(classes, place), _best(texts, place)
+    left, right = (np.where(exact, of_class[side], of_text[side]) for side in (links.left, links.right))
     same = left == right
     led = [Links(left[~same], right[~same], links.similarity[~same], links.rule[~same])]
     for side in (links.left[same], links.right[same]):
